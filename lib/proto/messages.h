@@ -1,0 +1,252 @@
+/*
+ * What the daemons of one member say to each other: one struct, one encode and one decode per
+ * message. ARCHITECTURE.md has the table of who sends what. Peers (raftd to raftd) have their own
+ * messages in raftd/peer.
+ *
+ * encode appends a frame body to a buf (typically the one ipc_link_begin gave). decode reads one
+ * frame body and returns 0 or -EBADMSG; every `bytes` in a decoded struct is borrowed from it.
+ * All of one member's daemons have the same version; HELLO refuses anything else, so there is no
+ * field-level compatibility inside a link.
+ */
+#ifndef CONCLAVE_PROTO_MESSAGES_H
+#define CONCLAVE_PROTO_MESSAGES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "lib/util/buf.h"
+#include "lib/util/bytes.h"
+
+enum { PROTO_VERSION = 1 };
+
+enum proto_daemon {
+    PROTO_DAEMON_RAFTD = 1,
+    PROTO_DAEMON_STORED,
+    PROTO_DAEMON_GATEWAYD,
+    PROTO_DAEMON_PROXYD,
+};
+
+enum proto_type {
+    /* gatewayd -> raftd */
+    PROTO_PROPOSE = 16,   /* id: request id; body: a proto_payload, becomes the raft entry as it is */
+    PROTO_STATUS_GET,     /* id: request id; body empty */
+    /* raftd -> gatewayd */
+    PROTO_PROPOSE_FAILED, /* id: request id; body: proto_outcome. Success is answered by stored */
+    PROTO_RAFT_STATUS,    /* id: request id, or 0 when pushed on a change; body: proto_raft_status */
+
+    /* gatewayd -> stored */
+    PROTO_READ = 32,      /* id: request id; body: proto_read */
+    PROTO_CANCEL,         /* id: request id of a READ whose caller went away; body empty */
+    /* stored -> gatewayd */
+    PROTO_RESULT,         /* id: request id of a READ or PROPOSE; body: proto_result */
+
+    /* raftd -> stored */
+    PROTO_COMMITTED = 48, /* id: 0; body: proto_entry, repeated, in index order */
+    PROTO_ROLE,           /* id: sequence for ROLE_ACK; body: proto_raft_status */
+    PROTO_BARRIER_INDEX,  /* id: barrier id; body: proto_barrier_index */
+    PROTO_SNAP_SEND,      /* id: transfer id; body empty: stream your state to me */
+    PROTO_SNAP_RECEIVE,   /* id: transfer id; body: proto_snap_meta: chunks of a foreign state follow */
+    PROTO_SNAP_ACTIVATE,  /* id: transfer id: the received state becomes yours; answered by SNAP_DONE */
+    PROTO_SNAP_CANCEL,    /* id: transfer id, either direction of transfer */
+    PROTO_SNAP_ACK,       /* id: transfer id; body: proto_u64: bytes consumed so far (both directions) */
+    /* stored -> raftd */
+    PROTO_APPLIED,        /* id: 0; body: proto_applied */
+    PROTO_READ_BARRIER,   /* id: barrier id; body empty */
+    PROTO_ROLE_ACK,       /* id: of the ROLE; body empty */
+    PROTO_MEMBERS,        /* id: 0; body: proto_member, repeated: the whole list, on up and each change */
+    PROTO_SNAP_META,      /* id: transfer id; body: proto_snap_meta, before the first chunk */
+    PROTO_SNAP_STAGED,    /* id: transfer id; body: proto_outcome: received, verified and synced, or not */
+    PROTO_SNAP_DONE,      /* id: transfer id; body: proto_outcome: activated */
+    /* both */
+    PROTO_SNAP_CHUNK,     /* id: transfer id; body: proto_snap_chunk */
+};
+
+/* ---- HELLO ---- */
+struct proto_hello {
+    enum proto_daemon daemon;
+    uint64_t generation;    /* of the sending process */
+    uint32_t gateway_index; /* gatewayd: which worker, from 0 */
+    uint64_t cluster_id, member_id; /* 0: not known yet (a fresh stored, or gatewayd) */
+    /* stored only: what it has executed */
+    uint64_t applied_index, applied_term, durable_index, chain_hash;
+    struct bytes conf_state; /* stored only: proto_member list as of applied_index */
+};
+void proto_hello_encode(struct buf *b, const struct proto_hello *m);
+int proto_hello_decode(struct bytes body, struct proto_hello *ret); /* -EPROTO: other version */
+
+/* ---- the payload of a raft entry (type normal) ---- */
+enum proto_kind {
+    PROTO_KIND_PUT = 1,      /* body: etcdserverpb.PutRequest as the client sent it */
+    PROTO_KIND_DELETE_RANGE,
+    PROTO_KIND_TXN,
+    PROTO_KIND_COMPACT,
+    PROTO_KIND_ALARM,
+    PROTO_KIND_LEASE_GRANT,
+    PROTO_KIND_LEASE_REVOKE,
+    PROTO_KIND_MEMBER_ATTR,  /* body: proto_member: name and client_urls of id (raftd publishes) */
+    PROTO_KIND_CLUSTER_VERSION, /* body: text "3.7.0" */
+    PROTO_KIND_CONF_CHANGE,  /* in entries of type conf: body: proto_conf_change */
+};
+struct proto_payload {
+    enum proto_kind kind;
+    /* where the answer goes: stored of this member sends RESULT to the gatewayd with this
+     * generation; any other stored executes the entry and answers nobody */
+    uint64_t origin_member;
+    uint64_t origin_generation; /* 0: nobody waits */
+    uint64_t request_id;
+    struct bytes identity; /* stamp of the authenticated user; empty while auth is off */
+    struct bytes body;     /* the rest of the payload */
+};
+void proto_payload_encode(struct buf *b, const struct proto_payload *m);
+int proto_payload_decode(struct bytes body, struct proto_payload *ret);
+
+/* ---- members ---- */
+struct proto_member {
+    uint64_t id;
+    bool is_learner;
+    bool removed; /* tombstone: an id is never used again */
+    struct bytes name;        /* empty until the member has published itself */
+    struct bytes peer_urls;   /* comma-separated, sorted */
+    struct bytes client_urls; /* comma-separated */
+};
+void proto_member_encode(struct buf *b, const struct proto_member *m);
+/* Reads one and advances; call while r->pos < r->end. */
+struct wire_reader;
+int proto_member_read(struct wire_reader *r, struct proto_member *ret);
+
+enum proto_conf_op {
+    PROTO_CONF_ADD_VOTER = 1,
+    PROTO_CONF_ADD_LEARNER,
+    PROTO_CONF_PROMOTE,
+    PROTO_CONF_REMOVE,
+    PROTO_CONF_UPDATE, /* peer_urls only */
+};
+struct proto_conf_change {
+    enum proto_conf_op op;
+    struct proto_member member;
+};
+void proto_conf_change_encode(struct buf *b, const struct proto_conf_change *m);
+int proto_conf_change_decode(struct bytes body, struct proto_conf_change *ret);
+
+/* ---- COMMITTED ---- */
+enum proto_entry_type { PROTO_ENTRY_NORMAL = 0, PROTO_ENTRY_CONF = 1 };
+struct proto_entry {
+    uint64_t index, term;
+    enum proto_entry_type type;
+    struct bytes data; /* proto_payload; empty: a new leader's first entry, executes nothing */
+};
+void proto_entry_encode(struct buf *b, const struct proto_entry *m);
+int proto_entry_read(struct wire_reader *r, struct proto_entry *ret);
+
+/* ---- status and role ---- */
+enum proto_raft_state {
+    PROTO_RAFT_FOLLOWER,
+    PROTO_RAFT_PRE_CANDIDATE,
+    PROTO_RAFT_CANDIDATE,
+    PROTO_RAFT_LEADER,
+};
+struct proto_raft_status {
+    uint64_t cluster_id, member_id, leader_id; /* leader 0: none known */
+    uint64_t term, commit_index, applied_index, last_index;
+    enum proto_raft_state state;
+    bool is_learner;
+    /* Reads need no barrier: this member is the only voter, and raftd will append no membership
+     * change before the ROLE that takes this back has been acknowledged (ARCHITECTURE.md). Valid
+     * once applied >= commit_index of the ROLE that granted it, and only while the link is up. */
+    bool local_reads;
+    uint64_t leader_changes;   /* seen by this process */
+    uint64_t proposals_pending;
+    uint64_t proposals_failed;
+    uint64_t read_indexes_failed;
+    uint64_t wal_sync_count, wal_sync_ns_sum; /* since start */
+    uint64_t wal_bytes;
+    uint64_t election_timeout_ms;
+};
+void proto_raft_status_encode(struct buf *b, const struct proto_raft_status *m);
+int proto_raft_status_decode(struct bytes body, struct proto_raft_status *ret);
+
+/* ---- reads ---- */
+enum proto_read_kind {
+    PROTO_READ_RANGE = 1, /* RangeRequest -> RangeResponse */
+    PROTO_READ_TXN,       /* TxnRequest without writes -> TxnResponse */
+    PROTO_READ_MEMBERS,   /* MemberListRequest -> MemberListResponse */
+    PROTO_READ_ALARMS,    /* AlarmRequest(GET) -> AlarmResponse */
+    PROTO_READ_HASH_KV,   /* HashKVRequest -> HashKVResponse */
+    PROTO_READ_STATUS,    /* empty -> proto_store_status (not protobuf) */
+};
+struct proto_read {
+    enum proto_read_kind kind;
+    bool linearizable; /* wait for a read barrier first */
+    struct bytes identity;
+    struct bytes body; /* the rest */
+};
+void proto_read_encode(struct buf *b, const struct proto_read *m);
+int proto_read_decode(struct bytes body, struct proto_read *ret);
+
+/* A large answer comes in parts: every part repeats total_bytes; the parts' bytes, in order, are
+ * the response message. An outcome other than OK is a single part without bytes; it can also end
+ * an answer half way (then the caller must fail the call). */
+struct proto_result {
+    uint16_t outcome;
+    uint64_t total_bytes;
+    struct bytes part; /* the rest */
+};
+void proto_result_encode(struct buf *b, const struct proto_result *m);
+int proto_result_decode(struct bytes body, struct proto_result *ret);
+
+struct proto_store_status {
+    int64_t revision, compact_revision;
+    uint64_t applied_index, durable_index;
+    uint64_t db_bytes, db_bytes_in_use, quota_bytes;
+    uint64_t key_count, chain_hash;
+    uint64_t put_total, delete_total, txn_total, range_total;
+    uint64_t write_batch_count, write_batch_ns_sum;
+    uint64_t cache_bytes, index_bytes;
+    struct bytes cluster_version; /* "" until decided */
+    struct bytes alarms;          /* repeated {u64 member id, u32 alarm type} */
+};
+void proto_store_status_encode(struct buf *b, const struct proto_store_status *m);
+int proto_store_status_decode(struct bytes body, struct proto_store_status *ret);
+
+/* ---- small ones ---- */
+struct proto_outcome {
+    uint16_t outcome;
+};
+void proto_outcome_encode(struct buf *b, const struct proto_outcome *m);
+int proto_outcome_decode(struct bytes body, struct proto_outcome *ret);
+
+struct proto_barrier_index {
+    uint16_t outcome; /* OUT_OK, OUT_NO_LEADER, OUT_TIMEOUT..., OUT_LEADER_CHANGED */
+    uint64_t index;   /* a read may be served once applied >= index */
+};
+void proto_barrier_index_encode(struct buf *b, const struct proto_barrier_index *m);
+int proto_barrier_index_decode(struct bytes body, struct proto_barrier_index *ret);
+
+struct proto_applied {
+    uint64_t applied_index, durable_index, chain_hash;
+};
+void proto_applied_encode(struct buf *b, const struct proto_applied *m);
+int proto_applied_decode(struct bytes body, struct proto_applied *ret);
+
+struct proto_u64 {
+    uint64_t value;
+};
+void proto_u64_encode(struct buf *b, const struct proto_u64 *m);
+int proto_u64_decode(struct bytes body, struct proto_u64 *ret);
+
+struct proto_snap_meta {
+    uint64_t index, term, chain_hash;
+    uint64_t cluster_id;
+    struct bytes conf_state; /* proto_member list */
+};
+void proto_snap_meta_encode(struct buf *b, const struct proto_snap_meta *m);
+int proto_snap_meta_decode(struct bytes body, struct proto_snap_meta *ret);
+
+struct proto_snap_chunk {
+    uint64_t offset; /* bytes of the stream before this chunk */
+    bool last;       /* this chunk ends with the 32-byte SHA-256 of everything before it */
+    struct bytes data;
+};
+void proto_snap_chunk_encode(struct buf *b, const struct proto_snap_chunk *m);
+int proto_snap_chunk_decode(struct bytes body, struct proto_snap_chunk *ret);
+
+#endif

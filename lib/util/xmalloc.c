@@ -1,0 +1,100 @@
+#include "lib/util/xmalloc.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void panic_at(const char *file, int line, const char *fmt, ...)
+{
+    va_list ap;
+
+    fprintf(stderr, "panic at %s:%d: ", file, line);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+    fflush(stderr);
+    abort();
+}
+
+static void *check(void *ptr, size_t size)
+{
+    if (ptr == NULL)
+        PANIC("out of memory allocating %zu bytes", size);
+    return ptr;
+}
+
+void *xmalloc(size_t size)
+{
+    return check(malloc(size != 0 ? size : 1), size);
+}
+
+void *xcalloc(size_t count, size_t size)
+{
+    return check(calloc(count != 0 ? count : 1, size != 0 ? size : 1), size);
+}
+
+void *xrealloc(void *ptr, size_t size)
+{
+    return check(realloc(ptr, size != 0 ? size : 1), size);
+}
+
+void *xreallocarray(void *ptr, size_t count, size_t size)
+{
+    size_t total;
+
+    if (__builtin_mul_overflow(count, size, &total))
+        PANIC("allocation of %zu * %zu bytes overflows", count, size);
+    return xrealloc(ptr, total);
+}
+
+void *xmemdup(const void *data, size_t len)
+{
+    void *copy = xmalloc(len);
+
+    if (len != 0)
+        memcpy(copy, data, len);
+    return copy;
+}
+
+char *xstrdup(const char *s)
+{
+    return xmemdup(s, strlen(s) + 1);
+}
+
+char *xstrndup(const char *s, size_t len)
+{
+    size_t n = strnlen(s, len);
+    char *copy = xmalloc(n + 1);
+
+    memcpy(copy, s, n);
+    copy[n] = '\0';
+    return copy;
+}
+
+char *xasprintf(const char *fmt, ...)
+{
+    char *text = NULL;
+    va_list ap;
+    int n;
+
+    va_start(ap, fmt);
+    n = vasprintf(&text, fmt, ap);
+    va_end(ap);
+    if (n < 0)
+        PANIC("out of memory formatting text");
+    return text;
+}
+
+void freep(void *ptr_to_ptr)
+{
+    free(*(void **)ptr_to_ptr);
+}
+
+void closep(const int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+}
