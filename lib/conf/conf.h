@@ -14,9 +14,9 @@
 enum conf_type {
     CONF_STRING, /* char *, heap, never NULL */
     CONF_BOOL,   /* bool: true/false/1/0/t/f/T/F/TRUE/FALSE/True/False */
-    CONF_U64,    /* uint64_t, within min..max (max 0: no upper bound) */
-    CONF_I64,    /* int64_t */
-    CONF_DURATION, /* uint64_t nanoseconds; text is Go's ("1h2m3s", "500ms", "0") */
+    CONF_U64,    /* uint64_t, within min..max (max 0: no upper bound); text as in Go (0x10, 1_000) */
+    CONF_I64,    /* int64_t; min and max do not apply */
+    CONF_DURATION, /* uint64_t nanoseconds within min..max; text is Go's ("1h2m3s", "500ms", "0") */
 };
 
 struct conf_field {
@@ -30,9 +30,12 @@ struct conf_field {
 };
 #define CONF_END {.name = NULL}
 
-/* Fills `conf` (zeroed by the caller) with the defaults, then with the lines of `text`. On a bad
- * line returns -EINVAL and a message in *ret_error (free()) that names key and value. */
+/* Fills `conf` (zeroed by the caller) with the defaults, then with the lines of `text`; a later line
+ * for the same key wins, empty lines and those starting with '#' are skipped, and so are keys that
+ * `fields` does not list: one text feeds several tables. On a bad line returns -EINVAL with a
+ * message in *ret_error (free()) that names key and value, and `conf` holds nothing to release. */
 int conf_load(const struct conf_field *fields, void *conf, struct bytes text, char **ret_error);
+/* Releases the strings; also fine for a zeroed `conf`, and twice. */
 void conf_fini(const struct conf_field *fields, void *conf);
 
 /* Single values, shared with the supervisor's parser. On failure -EINVAL, *ret untouched. */
