@@ -36,6 +36,7 @@ enum proto_type {
     /* gatewayd -> stored */
     PROTO_READ = 32,      /* id: request id; body: proto_read */
     PROTO_CANCEL,         /* id: request id of a READ whose caller went away; body empty */
+    PROTO_READ_ACK,       /* id: request id of a READ; body: proto_u64: answer bytes consumed so far */
     /* stored -> gatewayd */
     PROTO_RESULT,         /* id: request id of a READ or PROPOSE; body: proto_result */
 
@@ -181,6 +182,10 @@ struct proto_read {
 };
 void proto_read_encode(struct buf *b, const struct proto_read *m);
 int proto_read_decode(struct bytes body, struct proto_read *ret);
+
+/* What stored may send of one answer beyond what READ_ACK has acknowledged, so that a client that
+ * reads slowly holds neither daemon's memory. Answers of at most one window need no ack. */
+enum { PROTO_RESULT_WINDOW_BYTES = 1 << 20 };
 
 /* A large answer comes in parts: every part repeats total_bytes; the parts' bytes, in order, are
  * the response message. An outcome other than OK is a single part without bytes; it can also end
