@@ -23,7 +23,10 @@ struct http_header {
     struct bytes value;
 };
 
-#define HTTP_HEADER(n, v) ((struct http_header){BYTES_LIT(n), BYTES_LIT(v)})
+/* from literals; inner braces, so that it may initialise static objects too */
+#define HTTP_HEADER(n, v)                                                                          \
+    ((struct http_header){{(const uint8_t *)(n), sizeof(n) - 1},                                   \
+                          {(const uint8_t *)(v), sizeof(v) - 1}})
 
 /* RFC 9113 section 7; on HTTP/1.1 any reset closes the connection. */
 enum http_reset {

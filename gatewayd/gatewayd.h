@@ -1,0 +1,52 @@
+/*
+ * gatewayd: the client side of a member. It speaks protocols and stores nothing: gRPC and
+ * HTTP/1.1 on the sockets the supervisor opened, proposals to raftd, reads to stored.
+ */
+#ifndef CONCLAVE_GATEWAYD_GATEWAYD_H
+#define CONCLAVE_GATEWAYD_GATEWAYD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "lib/conf/conf.h"
+
+struct backend;
+struct daemon;
+struct grpc_service;
+struct http_server;
+struct loop;
+
+struct gatewayd_conf {
+    uint64_t gateway_index;
+    uint64_t max_request_bytes;
+    uint64_t max_txn_ops;
+    uint64_t max_concurrent_streams;
+    uint64_t keepalive_min_time_ns;
+    uint64_t keepalive_interval_ns;
+    uint64_t keepalive_timeout_ns;
+    char *host_whitelist; /* comma list, "*": any */
+    char *cors;           /* comma list of origins, "*": any */
+    char *metrics;        /* "basic" or "extensive" */
+};
+
+struct gatewayd {
+    struct daemon *daemon;
+    struct loop *loop;
+    const struct gatewayd_conf *conf;
+    struct backend *backend;
+    struct grpc_service *grpc;
+    struct http_server *server;       /* client listeners */
+    struct http_server *metrics_only; /* listen-metrics-urls: no gRPC; NULL when there are none */
+    uint64_t health_success, health_failures;
+    bool ready;
+    bool stopping;
+    unsigned int draining; /* servers that have not finished draining */
+};
+
+extern const struct conf_field gatewayd_conf_fields[];
+
+int gatewayd_init(void *state, struct daemon *d);
+int gatewayd_start(void *state, struct daemon *d);
+void gatewayd_stop(void *state);
+void gatewayd_fini(void *state);
+
+#endif

@@ -1,0 +1,454 @@
+/*
+ * See grpc.h. The method is found by hashing the path into a small open table filled at start.
+ *
+ * An answer of one part leaves as one http_respond (headers, message and trailers coalesced). A
+ * larger one is passed on part by part: the 5-byte message prefix needs the total, which stored
+ * tells with every part, and stored is told how much the client has taken (backend_consumed), so
+ * a client that does not read holds at most one window here.
+ */
+#include "gatewayd/grpc.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "gatewayd/gatewayd.h"
+#include "lib/http/http_server.h"
+#include "lib/loop/loop.h"
+#include "lib/proto/outcome.h"
+#include "lib/util/xmalloc.h"
+#include "lib/wire/wire.h"
+
+enum {
+    METHOD_SLOTS = 256,            /* power of two, several times the number of methods */
+    MESSAGE_PREFIX_BYTES = 5,      /* compressed flag, length BE32 */
+    RECEIVE_OVERHEAD_BYTES = 512 << 10, /* etcd: grpcOverheadBytes */
+    /* What etcd adds around the client's bytes before it compares with max-request-bytes: the
+     * field's tag and length, and a header with a 64-bit id (etcd raft_internal.proto). */
+    RAFT_REQUEST_OVERHEAD_BYTES = 18,
+};
+
+const double grpc_handling_bounds[11] = {.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10};
+
+struct method_slot {
+    char *path;
+    size_t path_len;
+    struct grpc_method *method;
+};
+
+struct grpc_service {
+    struct gatewayd *gw;
+    struct method_slot slots[METHOD_SLOTS];
+    uint64_t bytes_received, bytes_sent;
+};
+
+static struct grpc_method *const services[] = {
+    grpc_kv_methods,    grpc_watch_methods, grpc_lease_methods,
+    grpc_cluster_methods, grpc_maintenance_methods, grpc_auth_methods,
+    grpc_lock_methods,  grpc_election_methods, grpc_health_methods,
+};
+
+/* ---- the method table ---- */
+
+static size_t hash_path(struct bytes path)
+{
+    uint32_t h = 2166136261U; /* FNV-1a */
+
+    for (size_t i = 0; i < path.len; i++)
+        h = (h ^ path.data[i]) * 16777619U;
+    return (h ^ (h >> 16)) & (METHOD_SLOTS - 1);
+}
+
+static struct method_slot *find_slot(struct grpc_service *s, struct bytes path)
+{
+    size_t i = hash_path(path);
+
+    while (s->slots[i].path != NULL &&
+           !bytes_eq(bytes_of(s->slots[i].path, s->slots[i].path_len), path))
+        i = (i + 1) & (METHOD_SLOTS - 1);
+    return &s->slots[i];
+}
+
+struct grpc_service *grpc_service_new(struct gatewayd *gw)
+{
+    struct grpc_service *s = xcalloc(1, sizeof(*s));
+
+    s->gw = gw;
+    for (size_t i = 0; i < ARRAY_LEN(services); i++) {
+        for (struct grpc_method *m = services[i]; m->name != NULL; m++) {
+            char *path = xasprintf("/%s/%s", m->service, m->name);
+            struct method_slot *slot = find_slot(s, bytes_str(path));
+
+            assert(slot->path == NULL);
+            *slot = (struct method_slot){path, strlen(path), m};
+        }
+    }
+    return s;
+}
+
+void grpc_service_free(struct grpc_service *s)
+{
+    if (s == NULL)
+        return;
+    for (size_t i = 0; i < METHOD_SLOTS; i++)
+        free(s->slots[i].path);
+    free(s);
+}
+
+void grpc_each_method(const struct grpc_service *s,
+                      void (*visit)(void *user, const struct grpc_method *m), void *user)
+{
+    for (size_t i = 0; i < ARRAY_LEN(services); i++)
+        for (const struct grpc_method *m = services[i]; m->name != NULL; m++)
+            visit(user, m);
+}
+
+uint64_t grpc_bytes_received(const struct grpc_service *s)
+{
+    return s->bytes_received;
+}
+
+uint64_t grpc_bytes_sent(const struct grpc_service *s)
+{
+    return s->bytes_sent;
+}
+
+size_t grpc_body_limit(const struct gatewayd *gw)
+{
+    return gw->conf->max_request_bytes + RECEIVE_OVERHEAD_BYTES + MESSAGE_PREFIX_BYTES;
+}
+
+/* ---- answers ---- */
+
+static const struct http_header content_type = HTTP_HEADER("content-type", "application/grpc");
+
+static void count_end(struct grpc_call *call, enum grpc_code code)
+{
+    struct grpc_method_stats *stats = &call->method->stats;
+    uint64_t took = loop_now_ns(call->gw->loop) - call->started_ns;
+    size_t bucket = 0;
+
+    assert(!call->ended);
+    call->ended = true;
+    stats->handled[code]++;
+    stats->handling_count++;
+    stats->handling_ns_sum += took;
+    while (bucket < ARRAY_LEN(grpc_handling_bounds) &&
+           (double)took > grpc_handling_bounds[bucket] * 1e9)
+        bucket++;
+    if (bucket < ARRAY_LEN(grpc_handling_bounds))
+        stats->handling_bucket[bucket]++;
+}
+
+/* Status without a message: the "Trailers-Only" form. */
+static void respond_status(struct http_req *req, enum grpc_code code, struct bytes text)
+{
+    CLEANUP(buf_fini) struct buf message = BUF_INIT;
+    char number[12];
+    struct http_header headers[3] = {content_type};
+
+    grpc_message_encode(&message, text);
+    snprintf(number, sizeof(number), "%d", (int)code);
+    headers[1] = (struct http_header){BYTES_LIT("grpc-status"), bytes_str(number)};
+    headers[2] = (struct http_header){BYTES_LIT("grpc-message"), buf_bytes(&message)};
+    http_respond(req, &(struct http_response){.status = 200, .headers = headers, .header_count = 3});
+}
+
+static void put_prefix(uint8_t prefix[MESSAGE_PREFIX_BYTES], size_t len)
+{
+    prefix[0] = 0; /* not compressed */
+    wire_store_be32(prefix + 1, (uint32_t)len);
+}
+
+static const struct http_header trailer_ok = HTTP_HEADER("grpc-status", "0");
+
+void grpc_reply(struct grpc_call *call, struct bytes message)
+{
+    uint8_t prefix[MESSAGE_PREFIX_BYTES];
+    struct bytes body[2] = {bytes_of(prefix, sizeof(prefix)), message};
+
+    put_prefix(prefix, message.len);
+    count_end(call, GRPC_OK);
+    call->method->stats.messages_sent++;
+    call->gw->grpc->bytes_sent += message.len;
+    http_respond(call->req, &(struct http_response){
+                                .status = 200,
+                                .headers = &content_type,
+                                .header_count = 1,
+                                .body = body,
+                                .body_count = 2,
+                                .trailers = &trailer_ok,
+                                .trailer_count = 1,
+                            });
+}
+
+void grpc_fail(struct grpc_call *call, enum grpc_code code, const char *text)
+{
+    assert(code != GRPC_OK);
+    count_end(call, code);
+    if (call->streaming)
+        http_req_reset(call->req, HTTP_RESET_INTERNAL_ERROR); /* a cut message has no status */
+    else
+        respond_status(call->req, code, bytes_str(text));
+}
+
+void grpc_fail_outcome(struct grpc_call *call, int outcome)
+{
+    struct grpc_status status = grpc_status_of_outcome(outcome);
+
+    if (outcome == OUT_TIMEOUT && call->deadline_ns != 0 &&
+        loop_now_ns(call->gw->loop) >= call->deadline_ns)
+        status = (struct grpc_status){GRPC_DEADLINE_EXCEEDED, "context deadline exceeded"};
+    grpc_fail(call, status.code, status.text);
+}
+
+/* ---- passing an answer of stored on ---- */
+
+static void relay_part(struct grpc_call *call, struct bytes part, uint64_t total_bytes)
+{
+    uint8_t prefix[MESSAGE_PREFIX_BYTES];
+    struct bytes pieces[2] = {bytes_of(prefix, sizeof(prefix)), part};
+
+    if (call->streaming) {
+        http_respond_data(call->req, &part, 1);
+    } else {
+        call->streaming = true;
+        put_prefix(prefix, total_bytes);
+        http_respond_begin(call->req, 200, &content_type, 1);
+        http_respond_data(call->req, pieces, 2);
+    }
+    if (call->backend.received_bytes != total_bytes) {
+        if (http_req_queued(call->req) == 0)
+            backend_consumed(call->gw->backend, &call->backend);
+        return;
+    }
+    count_end(call, GRPC_OK);
+    call->method->stats.messages_sent++;
+    call->gw->grpc->bytes_sent += total_bytes;
+    http_respond_end(call->req, &trailer_ok, 1);
+}
+
+static void relay_done(struct backend_call *backend, int outcome, struct bytes part,
+                       uint64_t total_bytes)
+{
+    struct grpc_call *call = CONTAINER_OF(backend, struct grpc_call, backend);
+
+    if (outcome != OUT_OK)
+        grpc_fail_outcome(call, outcome);
+    else if (!call->streaming && part.len == total_bytes)
+        grpc_reply(call, part);
+    else if (total_bytes > UINT32_MAX)
+        grpc_fail(call, GRPC_RESOURCE_EXHAUSTED, "grpc: trying to send message larger than max");
+    else
+        relay_part(call, part, total_bytes);
+}
+
+void grpc_forward_proposal(struct grpc_call *call, enum proto_kind kind)
+{
+    if (call->message.len + RAFT_REQUEST_OVERHEAD_BYTES > call->gw->conf->max_request_bytes) {
+        grpc_fail_outcome(call, OUT_REQUEST_TOO_LARGE);
+        return;
+    }
+    call->backend.done = relay_done;
+    call->backend.body = call->message;
+    call->backend.deadline_ns = call->deadline_ns;
+    backend_propose(call->gw->backend, &call->backend, kind);
+}
+
+void grpc_forward_read(struct grpc_call *call, enum proto_read_kind kind, bool linearizable)
+{
+    call->backend.done = relay_done;
+    call->backend.body = call->message;
+    call->backend.deadline_ns = call->deadline_ns;
+    backend_read(call->gw->backend, &call->backend, kind, linearizable);
+}
+
+/* ---- requests ---- */
+
+bool grpc_is_request(const struct http_req *req)
+{
+    static const struct bytes want = BYTES_LIT("application/grpc");
+    struct bytes type = http_req_header(req, "content-type");
+
+    return http_req_version(req) == HTTP_VERSION_2 && type.len >= want.len &&
+           memcmp(type.data, want.data, want.len) == 0 &&
+           (type.len == want.len || type.data[want.len] == '+' || type.data[want.len] == ';');
+}
+
+/* grpc-timeout: at most 8 digits and a unit. 0: absent or not understood. */
+static uint64_t timeout_ns(struct bytes text)
+{
+    uint64_t value = 0;
+
+    if (text.len < 2 || text.len > 9)
+        return 0;
+    for (size_t i = 0; i < text.len - 1; i++) {
+        if (text.data[i] < '0' || text.data[i] > '9')
+            return 0;
+        value = value * 10 + (uint64_t)(text.data[i] - '0');
+    }
+    switch (text.data[text.len - 1]) {
+    case 'H':
+        return value * 3600 * 1000000000;
+    case 'M':
+        return value * 60 * 1000000000;
+    case 'S':
+        return value * 1000000000;
+    case 'm':
+        return value * 1000000;
+    case 'u':
+        return value * 1000;
+    case 'n':
+        return value;
+    }
+    return 0;
+}
+
+static void respond_unknown_path(struct grpc_service *s, struct http_req *req)
+{
+    CLEANUP(freep) char *text = NULL;
+    struct bytes path = http_req_path(req);
+    const char *p = (const char *)path.data, *slash;
+    int service_len, method_len;
+
+    if (path.len < 2 || p[0] != '/' || (slash = memrchr(p + 1, '/', path.len - 1)) == NULL) {
+        text = xasprintf("malformed method name: \"%.*s\"", (int)path.len, p);
+        respond_status(req, GRPC_UNIMPLEMENTED, bytes_str(text));
+        return;
+    }
+    service_len = (int)(slash - p - 1);
+    method_len = (int)(path.len - (size_t)service_len - 2);
+    for (size_t i = 0; i < ARRAY_LEN(services) && text == NULL; i++)
+        if (bytes_eq(bytes_str(services[i]->service), bytes_of(p + 1, (size_t)service_len)))
+            text = xasprintf("unknown method %.*s for service %.*s", method_len, slash + 1,
+                             service_len, p + 1);
+    if (text == NULL)
+        text = xasprintf("unknown service %.*s", service_len, p + 1);
+    respond_status(req, GRPC_UNIMPLEMENTED, bytes_str(text));
+}
+
+/* Takes the single message out of the body of a unary call. NULL: fine, else the error's text. */
+static const char *unwrap(struct grpc_call *call, enum grpc_code *ret_code)
+{
+    struct bytes body = http_req_body(call->req);
+
+    *ret_code = GRPC_INTERNAL;
+    if (body.len < MESSAGE_PREFIX_BYTES)
+        return body.len == 0 ? "cardinality violation: received no request message from non-client-streaming RPC"
+                             : "unexpected EOF";
+    if (body.data[0] != 0) {
+        *ret_code = GRPC_UNIMPLEMENTED;
+        return "grpc: Decompressor is not installed for the request's grpc-encoding";
+    }
+    if (wire_load_be32(body.data + 1) > body.len - MESSAGE_PREFIX_BYTES)
+        return "unexpected EOF";
+    if (wire_load_be32(body.data + 1) < body.len - MESSAGE_PREFIX_BYTES)
+        return "cardinality violation: received multiple request messages for non-client-streaming RPC";
+    call->message = bytes_of(body.data + MESSAGE_PREFIX_BYTES, body.len - MESSAGE_PREFIX_BYTES);
+    return NULL;
+}
+
+static struct grpc_call *call_new(struct grpc_service *s, struct http_req *req,
+                                  struct grpc_method *method)
+{
+    struct grpc_call *call = xcalloc(1, sizeof(*call));
+    uint64_t timeout = timeout_ns(http_req_header(req, "grpc-timeout"));
+
+    call->gw = s->gw;
+    call->method = method;
+    call->req = req;
+    call->started_ns = loop_now_ns(s->gw->loop);
+    if (timeout != 0)
+        call->deadline_ns = call->started_ns + timeout;
+    method->stats.started++;
+    http_req_set_user(req, call);
+    return call;
+}
+
+/* etcd metadata "hasleader: true": fail at once rather than wait for a leader. */
+static bool leader_required(const struct http_req *req)
+{
+    return bytes_eq(http_req_header(req, "hasleader"), BYTES_LIT("true"));
+}
+
+void grpc_on_request(struct grpc_service *s, struct http_req *req)
+{
+    struct grpc_method *method = find_slot(s, http_req_path(req))->method;
+    const struct proto_raft_status *raft = backend_status(s->gw->backend);
+    struct grpc_call *call;
+    enum grpc_code code;
+    const char *error;
+
+    if (!bytes_eq(http_req_method(req), BYTES_LIT("POST"))) {
+        http_respond_text(req, 405, NULL, BYTES_LIT("Method Not Allowed\n"));
+        return;
+    }
+    if (method == NULL) {
+        respond_unknown_path(s, req);
+        return;
+    }
+    call = call_new(s, req, method);
+    if (method->handler == NULL) {
+        CLEANUP(freep) char *text = xasprintf("%s.%s is not implemented", method->service, method->name);
+
+        grpc_fail(call, GRPC_UNIMPLEMENTED, text);
+        return;
+    }
+    error = unwrap(call, &code);
+    if (error != NULL) {
+        grpc_fail(call, code, error);
+        return;
+    }
+    method->stats.messages_received++;
+    s->bytes_received += call->message.len;
+    if (raft->is_learner && !method->learner)
+        grpc_fail_outcome(call, OUT_NOT_SUPPORTED_FOR_LEARNER);
+    else if (raft->leader_id == 0 && leader_required(req))
+        grpc_fail_outcome(call, OUT_NO_LEADER);
+    else
+        method->handler(call);
+}
+
+void grpc_on_too_large(struct grpc_service *s, struct http_req *req)
+{
+    struct grpc_method *method = find_slot(s, http_req_path(req))->method;
+    struct bytes body = http_req_body(req);
+    size_t max = s->gw->conf->max_request_bytes + RECEIVE_OVERHEAD_BYTES;
+    CLEANUP(freep) char *text = NULL;
+    struct grpc_call *call;
+
+    if (method == NULL) {
+        respond_unknown_path(s, req);
+        return;
+    }
+    call = call_new(s, req, method);
+    if (body.len >= MESSAGE_PREFIX_BYTES)
+        text = xasprintf("grpc: received message larger than max (%u vs. %zu)",
+                         wire_load_be32(body.data + 1), max);
+    else
+        text = xasprintf("grpc: received message larger than max (%zu)", max);
+    grpc_fail(call, GRPC_RESOURCE_EXHAUSTED, text);
+}
+
+/* The client took all we had: stored may send the next window. */
+void grpc_on_drained(struct grpc_service *s, struct http_req *req)
+{
+    struct grpc_call *call = http_req_user(req);
+
+    if (call != NULL && call->streaming && !call->ended)
+        backend_consumed(s->gw->backend, &call->backend);
+}
+
+void grpc_on_closed(struct grpc_service *s, struct http_req *req)
+{
+    struct grpc_call *call = http_req_user(req);
+
+    if (call == NULL)
+        return;
+    backend_cancel(s->gw->backend, &call->backend);
+    if (call->free_state != NULL)
+        call->free_state(call);
+    if (!call->ended)
+        count_end(call, GRPC_CANCELED);
+    free(call);
+}

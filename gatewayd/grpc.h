@@ -1,0 +1,89 @@
+/*
+ * gRPC over HTTP/2 (grpc/doc/PROTOCOL-HTTP2.md), server side, unary calls: finds the method, takes
+ * the message out of its frame, and turns what a handler says into headers, message and trailers.
+ *
+ * A call belongs to its HTTP request and dies with it (grpc_on_closed): a handler that waits for a
+ * backend_call keeps nothing else. It ends with exactly one of grpc_reply, grpc_fail,
+ * grpc_fail_outcome, or the client's leaving.
+ */
+#ifndef CONCLAVE_GATEWAYD_GRPC_H
+#define CONCLAVE_GATEWAYD_GRPC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "gatewayd/backend.h"
+#include "gatewayd/grpc_status.h"
+#include "lib/util/buf.h"
+
+struct gatewayd;
+struct grpc_call;
+struct grpc_service;
+struct http_req;
+
+enum grpc_type { GRPC_UNARY, GRPC_SERVER_STREAM, GRPC_BIDI_STREAM };
+
+/* What one method has seen; names as grpc-prometheus has them. */
+struct grpc_method_stats {
+    uint64_t started;
+    uint64_t handled[GRPC_CODE_COUNT];
+    uint64_t messages_received, messages_sent;
+    uint64_t handling_ns_sum, handling_count;
+    uint64_t handling_bucket[11]; /* grpc_handling_bounds, not cumulative */
+};
+extern const double grpc_handling_bounds[11];
+
+struct grpc_method {
+    const char *service; /* "etcdserverpb.KV" */
+    const char *name;    /* "Range" */
+    enum grpc_type type;
+    bool learner;        /* a learner may answer it; else OUT_NOT_SUPPORTED_FOR_LEARNER.
+                            Range decides by itself */
+    void (*handler)(struct grpc_call *call); /* NULL: not offered, UNIMPLEMENTED */
+    struct grpc_method_stats stats;
+};
+
+struct grpc_call {
+    struct backend_call backend; /* the one most handlers need */
+    struct gatewayd *gw;
+    struct grpc_method *method;
+    struct http_req *req;
+    struct bytes message;     /* the request; valid as long as the call */
+    uint64_t started_ns;
+    uint64_t deadline_ns;     /* the client's grpc-timeout on the loop clock; 0: none */
+    bool streaming;           /* the answer began, more parts come */
+    bool ended;               /* status decided and counted */
+    void *state;              /* a handler's own; freed by free_state when the call dies */
+    void (*free_state)(struct grpc_call *call);
+};
+
+/* The method table: one array per service, terminated by an entry without name. */
+extern struct grpc_method grpc_kv_methods[], grpc_watch_methods[], grpc_lease_methods[],
+    grpc_cluster_methods[], grpc_maintenance_methods[], grpc_auth_methods[], grpc_lock_methods[],
+    grpc_election_methods[], grpc_health_methods[];
+
+struct grpc_service *grpc_service_new(struct gatewayd *gw);
+void grpc_service_free(struct grpc_service *s);
+/* All methods, for metrics: calls visit once per method. */
+void grpc_each_method(const struct grpc_service *s,
+                      void (*visit)(void *user, const struct grpc_method *m), void *user);
+uint64_t grpc_bytes_received(const struct grpc_service *s);
+uint64_t grpc_bytes_sent(const struct grpc_service *s);
+
+/* Entry points from the HTTP handler. */
+bool grpc_is_request(const struct http_req *req); /* content-type application/grpc... */
+size_t grpc_body_limit(const struct gatewayd *gw);
+void grpc_on_request(struct grpc_service *s, struct http_req *req);
+void grpc_on_too_large(struct grpc_service *s, struct http_req *req);
+void grpc_on_drained(struct grpc_service *s, struct http_req *req);
+void grpc_on_closed(struct grpc_service *s, struct http_req *req);
+
+/* How a call ends. */
+void grpc_reply(struct grpc_call *call, struct bytes message);
+void grpc_fail(struct grpc_call *call, enum grpc_code code, const char *text);
+void grpc_fail_outcome(struct grpc_call *call, int outcome);
+
+/* Ask raftd or stored and pass the answer on as the reply. */
+void grpc_forward_proposal(struct grpc_call *call, enum proto_kind kind);
+void grpc_forward_read(struct grpc_call *call, enum proto_read_kind kind, bool linearizable);
+
+#endif

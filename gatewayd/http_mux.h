@@ -1,0 +1,25 @@
+/*
+ * What the client port answers besides gRPC (etcd api/etcdhttp): /version, /health, /livez,
+ * /readyz, /metrics, with CORS and the host check in front. One handler table serves the client
+ * listeners, another the metrics listeners.
+ */
+#ifndef CONCLAVE_GATEWAYD_HTTP_MUX_H
+#define CONCLAVE_GATEWAYD_HTTP_MUX_H
+
+#include "lib/http/http_server.h"
+
+extern const struct http_handler http_mux_client;  /* user: struct gatewayd */
+extern const struct http_handler http_mux_metrics; /* user: struct gatewayd */
+
+struct gatewayd;
+
+/* Answers with what every HTTP answer carries: CORS headers, and nosniff on errors. */
+void http_mux_respond(struct http_req *req, const struct gatewayd *gw, int status,
+                      const char *type, struct bytes body);
+
+/* Whether the query has the parameter, with this value unless want is NULL. */
+bool http_query_has(struct bytes path, const char *name, const char *want);
+/* The path without its query. */
+struct bytes http_path_only(struct bytes path);
+
+#endif
