@@ -261,11 +261,12 @@ void raft_applied(struct raft *r, raft_index index);
  * 0, or the outcome of raft_conf_apply, then nothing changed. */
 int raft_apply_conf_change(struct raft *r, raft_index index, const struct raft_conf_change *change);
 /* Delivery of committed entries: stop; go on after `applied` (which may be lower than before: a
- * restarted state machine; at least first_index - 1). raft_deliver_resume(r, RAFT_GO_ON) goes on
- * where it stopped. A new core is not paused. */
+ * restarted state machine). raft_deliver_resume(r, RAFT_GO_ON) goes on where it stopped. A new core
+ * is not paused. 0; -ENODATA: applied + 1 is not in the log any more; -ERANGE: applied is above
+ * the commit index (see raft_jump); in both cases delivery stays paused. */
 #define RAFT_GO_ON UINT64_MAX
 void raft_deliver_pause(struct raft *r);
-void raft_deliver_resume(struct raft *r, raft_index applied);
+int raft_deliver_resume(struct raft *r, raft_index applied);
 /* Entries below index may go from storage; at most applied + 1. */
 void raft_compact(struct raft *r, raft_index index);
 /* Asking storage again for this peer (0: own state machine) makes sense. */
