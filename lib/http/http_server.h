@@ -60,12 +60,14 @@ struct http_handler {
 struct http_limits {
     size_t connections_max;      /* more are closed on accept: 20000 */
     uint32_t streams_max;        /* concurrent per HTTP/2 connection: 4294967295, as etcd */
+    size_t requests_max;         /* open at once, all connections; then 503 / REFUSED_STREAM: 200000 */
     size_t header_bytes_max;     /* name + value + 32 each, per request: 65536 */
     size_t body_bytes_max;       /* preset of on_headers: 2 MiB */
     size_t buffered_bytes_max;   /* request bodies of all connections: 256 MiB; then 503 / REFUSED_STREAM */
     size_t output_bytes_max;     /* per connection, made but not taken by the kernel; then its input waits: 256 KiB */
     size_t queued_bytes_max;     /* per connection, answers not yet sent; then REFUSED_STREAM: 64 MiB */
     uint64_t header_ms_max;      /* from the first byte to the complete headers, and accept to first byte: 10 s */
+    uint64_t body_ms_max;        /* from the headers to the end of a buffered body, 0: none: 60 s */
     uint64_t idle_ms_max;        /* HTTP/1.1 between requests, 0: none: 120 s */
     uint32_t resets_per_s_max;   /* streams reset by the client, bucket of ten seconds' worth: 100 */
     uint64_t ping_ms_min;        /* etcd --grpc-keepalive-min-time: 5 s */
