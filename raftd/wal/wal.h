@@ -73,6 +73,7 @@ struct wal_options {
     uint64_t segment_bytes;  /* 0: default. A batch that is larger gets a larger segment */
     unsigned int snap_keep;  /* 0: default. How many .snap files stay */
     bool unsafe_no_fsync;
+    uint64_t salt; /* of a new log's checksums; 0: random. For runs that must repeat exactly */
 };
 
 /* Why opening failed, for the log: file, offset, expected, found. */

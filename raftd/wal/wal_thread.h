@@ -25,8 +25,8 @@ struct wal_thread;
 struct wal_thread_args {
     struct loop *loop;
     struct wal *wal; /* borrowed; wal_append and wal_trim are off limits until wal_thread_free */
-    /* On the loop thread: all submissions up to `sequence` are durable (or written, for those that
-     * asked for no sync). Called with growing sequences, at most once per turn. */
+    /* On the loop thread: all submissions up to `sequence` are durable. Called with growing
+     * sequences, at most once per turn. */
     void (*done)(void *user, uint64_t sequence);
     /* On the log's thread; must not return. */
     void (*fatal)(void *user, int err, const char *what);
@@ -38,7 +38,8 @@ struct wal_thread *wal_thread_new(const struct wal_thread_args *args);
 void wal_thread_free(struct wal_thread *t);
 
 /* Hands over one batch, which is copied. Returns its sequence number, growing from 1. With
- * must_sync false the batch is written with what comes next and needs no sync of its own. */
+ * must_sync false (nothing but a new commit index, say) it is kept until the next batch that syncs
+ * and is reported with that one: do not wait for it. */
 uint64_t wal_thread_submit(struct wal_thread *t, const struct wal_batch *batch, bool must_sync);
 
 /* As wal_trim, later on the log's thread. */
