@@ -33,6 +33,7 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/wire.h"
+#include "stored/kv_engine.h"
 
 enum {
     LEVEL0_POLL_BYTES = 1 << 20, /* written between two looks at the number of level-0 files */
@@ -42,7 +43,7 @@ enum {
 struct engine_batch {
     struct engine_batch *next;
     uint64_t sequence;
-    struct buf ops; /* see add_ops */
+    struct buf ops; /* kv_engine.h "The bytes of a batch" */
 };
 
 struct engine_sync {
@@ -55,6 +56,7 @@ struct engine_sync {
 };
 
 struct engine_leveldb {
+    struct kv_engine kv; /* first: kv_engine.h */
     struct engine_leveldb_args args;
     char *path;
     leveldb_t *db;
@@ -426,6 +428,166 @@ static void on_written(void *user)
     e->args.written(e->args.user, sequence);
 }
 
+/* ---- the kv_engine table ---- */
+
+static struct engine_leveldb *engine_of(const struct kv_engine *kv)
+{
+    return (struct engine_leveldb *)CONTAINER_OF(kv, struct engine_leveldb, kv);
+}
+
+static void ops_write(struct kv_engine *kv, uint64_t sequence, struct buf *batch)
+{
+    struct engine_leveldb *e = engine_of(kv);
+    struct engine_batch *b = xmalloc(sizeof(*b));
+    bool wake;
+
+    assert(sequence > e->handed_sequence);
+    assert(batch->len > 0);
+    e->handed_sequence = sequence;
+    *b = (struct engine_batch){.sequence = sequence, .ops = *batch};
+    *batch = BUF_INIT;
+    pthread_mutex_lock(&e->lock);
+    *e->queue_tail = b;
+    e->queue_tail = &b->next;
+    wake = e->writer_idle || (e->queued_bytes < GATHER_ENOUGH_BYTES &&
+                              e->queued_bytes + b->ops.len >= GATHER_ENOUGH_BYTES);
+    e->writer_idle = false;
+    e->queued_bytes += b->ops.len;
+    pthread_mutex_unlock(&e->lock);
+    if (wake)
+        pthread_cond_signal(&e->queue_grew);
+}
+
+static uint64_t ops_written(const struct kv_engine *kv)
+{
+    struct engine_leveldb *e = engine_of(kv);
+    uint64_t sequence;
+
+    pthread_mutex_lock(&e->lock);
+    sequence = e->written_sequence;
+    pthread_mutex_unlock(&e->lock);
+    return sequence;
+}
+
+static int ops_get(struct kv_engine *kv, struct bytes key, struct buf *ret)
+{
+    struct engine_leveldb *e = engine_of(kv);
+    char *error = NULL, *value;
+    size_t len = 0;
+
+    value = leveldb_get(e->db, e->read_options, (const char *)key.data, key.len, &len, &error);
+    if (error != NULL) {
+        fail_with(e, "read", error);
+        return -EIO;
+    }
+    if (value == NULL)
+        return -ENOENT;
+    buf_append(ret, value, len);
+    leveldb_free(value);
+    return 0;
+}
+
+struct kv_engine_iter {
+    struct engine_leveldb *e;
+    leveldb_iterator_t *it;
+    leveldb_readoptions_t *options;
+};
+
+static struct kv_engine_iter *ops_iter_new(struct kv_engine *kv, bool fill_cache)
+{
+    struct kv_engine_iter *it = xmalloc(sizeof(*it));
+
+    it->e = engine_of(kv);
+    it->options = leveldb_readoptions_create();
+    leveldb_readoptions_set_verify_checksums(it->options, 1);
+    leveldb_readoptions_set_fill_cache(it->options, fill_cache);
+    /* an iterator is a snapshot by itself: it pins the state of its creation */
+    it->it = leveldb_create_iterator(it->e->db, it->options);
+    return it;
+}
+
+static void ops_iter_free(struct kv_engine_iter *it)
+{
+    if (it == NULL)
+        return;
+    leveldb_iter_destroy(it->it);
+    leveldb_readoptions_destroy(it->options);
+    free(it);
+}
+
+static void ops_iter_seek(struct kv_engine_iter *it, struct bytes key)
+{
+    leveldb_iter_seek(it->it, key.len != 0 ? (const char *)key.data : "", key.len);
+}
+
+static void ops_iter_seek_last(struct kv_engine_iter *it)
+{
+    leveldb_iter_seek_to_last(it->it);
+}
+
+static bool ops_iter_valid(const struct kv_engine_iter *it)
+{
+    return leveldb_iter_valid(it->it);
+}
+
+static void ops_iter_next(struct kv_engine_iter *it)
+{
+    leveldb_iter_next(it->it);
+}
+
+static void ops_iter_prev(struct kv_engine_iter *it)
+{
+    leveldb_iter_prev(it->it);
+}
+
+static struct bytes ops_iter_key(const struct kv_engine_iter *it)
+{
+    size_t len;
+    const char *p = leveldb_iter_key(it->it, &len);
+
+    return bytes_of(p, len);
+}
+
+static struct bytes ops_iter_value(const struct kv_engine_iter *it)
+{
+    size_t len;
+    const char *p = leveldb_iter_value(it->it, &len);
+
+    return bytes_of(p, len);
+}
+
+static int ops_iter_result(const struct kv_engine_iter *it)
+{
+    char *error = NULL;
+
+    leveldb_iter_get_error(it->it, &error);
+    if (error == NULL)
+        return 0;
+    fail_with(it->e, "read", error);
+    return -EIO;
+}
+
+static const struct kv_engine_ops engine_ops = {
+    .write = ops_write,
+    .written = ops_written,
+    .get = ops_get,
+    .iter_new = ops_iter_new,
+    .iter_free = ops_iter_free,
+    .iter_seek = ops_iter_seek,
+    .iter_seek_last = ops_iter_seek_last,
+    .iter_valid = ops_iter_valid,
+    .iter_next = ops_iter_next,
+    .iter_prev = ops_iter_prev,
+    .iter_key = ops_iter_key,
+    .iter_value = ops_iter_value,
+    .iter_result = ops_iter_result,
+};
+
+struct kv_engine *engine_leveldb_kv(struct engine_leveldb *e)
+{
+    return &e->kv;
+}
+
 /* ---- life ---- */
 
 static leveldb_t *open_db(struct engine_leveldb *e, bool paranoid, char **ret_error)
@@ -475,6 +637,7 @@ int engine_leveldb_open(const struct engine_leveldb_args *args, struct engine_le
     pthread_condattr_t attr;
     int r;
 
+    e->kv.ops = &engine_ops;
     e->args = *args;
     e->path = xstrdup(args->path);
     if (e->args.sync_bytes == 0)
@@ -613,138 +776,4 @@ bool engine_leveldb_is_full(const struct engine_leveldb *e)
     engine_leveldb_get_stats(e, &stats);
     return stats.queued_bytes > ENGINE_QUEUED_BYTES_MAX ||
            (stats.level0_files >= ENGINE_LEVEL0_MAX && stats.queued_bytes > 0);
-}
-
-/* ---- writing and reading ---- */
-
-void engine_leveldb_batch_put(struct buf *batch, struct bytes key, struct bytes value)
-{
-    wire_put_u8(batch, 0);
-    wire_put_bytes(batch, key);
-    wire_put_bytes(batch, value);
-}
-
-void engine_leveldb_batch_delete(struct buf *batch, struct bytes key)
-{
-    wire_put_u8(batch, 1);
-    wire_put_bytes(batch, key);
-}
-
-void engine_leveldb_write(struct engine_leveldb *e, uint64_t sequence, struct buf *batch)
-{
-    struct engine_batch *b = xmalloc(sizeof(*b));
-    bool wake;
-
-    assert(sequence > e->handed_sequence);
-    assert(batch->len > 0);
-    e->handed_sequence = sequence;
-    *b = (struct engine_batch){.sequence = sequence, .ops = *batch};
-    *batch = BUF_INIT;
-    pthread_mutex_lock(&e->lock);
-    *e->queue_tail = b;
-    e->queue_tail = &b->next;
-    wake = e->writer_idle || (e->queued_bytes < GATHER_ENOUGH_BYTES &&
-                              e->queued_bytes + b->ops.len >= GATHER_ENOUGH_BYTES);
-    e->writer_idle = false;
-    e->queued_bytes += b->ops.len;
-    pthread_mutex_unlock(&e->lock);
-    if (wake)
-        pthread_cond_signal(&e->queue_grew);
-}
-
-int engine_leveldb_get(struct engine_leveldb *e, struct bytes key, struct buf *ret)
-{
-    char *error = NULL, *value;
-    size_t len = 0;
-
-    value = leveldb_get(e->db, e->read_options, (const char *)key.data, key.len, &len, &error);
-    if (error != NULL) {
-        fail_with(e, "read", error);
-        return -EIO;
-    }
-    if (value == NULL)
-        return -ENOENT;
-    buf_append(ret, value, len);
-    leveldb_free(value);
-    return 0;
-}
-
-struct engine_leveldb_iter {
-    struct engine_leveldb *e;
-    leveldb_iterator_t *it;
-    leveldb_readoptions_t *options;
-};
-
-struct engine_leveldb_iter *engine_leveldb_iter_new(struct engine_leveldb *e, bool fill_cache)
-{
-    struct engine_leveldb_iter *it = xmalloc(sizeof(*it));
-
-    it->e = e;
-    it->options = leveldb_readoptions_create();
-    leveldb_readoptions_set_verify_checksums(it->options, 1);
-    leveldb_readoptions_set_fill_cache(it->options, fill_cache);
-    /* an iterator is a snapshot by itself: it pins the state of its creation */
-    it->it = leveldb_create_iterator(e->db, it->options);
-    return it;
-}
-
-void engine_leveldb_iter_free(struct engine_leveldb_iter *it)
-{
-    if (it == NULL)
-        return;
-    leveldb_iter_destroy(it->it);
-    leveldb_readoptions_destroy(it->options);
-    free(it);
-}
-
-void engine_leveldb_iter_seek(struct engine_leveldb_iter *it, struct bytes key)
-{
-    leveldb_iter_seek(it->it, (const char *)key.data, key.len);
-}
-
-void engine_leveldb_iter_seek_last(struct engine_leveldb_iter *it)
-{
-    leveldb_iter_seek_to_last(it->it);
-}
-
-bool engine_leveldb_iter_valid(const struct engine_leveldb_iter *it)
-{
-    return leveldb_iter_valid(it->it);
-}
-
-void engine_leveldb_iter_next(struct engine_leveldb_iter *it)
-{
-    leveldb_iter_next(it->it);
-}
-
-void engine_leveldb_iter_prev(struct engine_leveldb_iter *it)
-{
-    leveldb_iter_prev(it->it);
-}
-
-struct bytes engine_leveldb_iter_key(const struct engine_leveldb_iter *it)
-{
-    size_t len;
-    const char *p = leveldb_iter_key(it->it, &len);
-
-    return bytes_of(p, len);
-}
-
-struct bytes engine_leveldb_iter_value(const struct engine_leveldb_iter *it)
-{
-    size_t len;
-    const char *p = leveldb_iter_value(it->it, &len);
-
-    return bytes_of(p, len);
-}
-
-int engine_leveldb_iter_result(const struct engine_leveldb_iter *it)
-{
-    char *error = NULL;
-
-    leveldb_iter_get_error(it->it, &error);
-    if (error == NULL)
-        return 0;
-    fail_with(it->e, "read", error);
-    return -EIO;
 }

@@ -23,8 +23,8 @@
 #include <stdint.h>
 #include "lib/util/bytes.h"
 
-struct buf;
 struct engine_leveldb;
+struct kv_engine;
 struct loop;
 
 enum {
@@ -75,33 +75,7 @@ void engine_leveldb_get_stats(const struct engine_leveldb *e, struct engine_leve
 /* The caller should hand over no more for now; `written` comes when it is better. */
 bool engine_leveldb_is_full(const struct engine_leveldb *e);
 
-/*
- * A batch: any number of puts and deletes that become visible and survive together. `sequence`
- * grows from batch to batch (the keyspace uses the raft index). write takes the bytes over and
- * leaves *batch empty.
- */
-void engine_leveldb_batch_put(struct buf *batch, struct bytes key, struct bytes value);
-void engine_leveldb_batch_delete(struct buf *batch, struct bytes key);
-void engine_leveldb_write(struct engine_leveldb *e, uint64_t sequence, struct buf *batch);
-
-/* Appends the value to *ret. 0, -ENOENT, or -EIO after `fatal` (a checksum did not match). */
-int engine_leveldb_get(struct engine_leveldb *e, struct bytes key, struct buf *ret);
-
-/*
- * A cursor over the state as of its creation (what is written, not what is queued). It starts
- * nowhere: seek first. key and value are borrowed until the next move. A read error makes it
- * invalid and is found with _result (0 or -EIO); a walk is complete only if that says 0.
- */
-struct engine_leveldb_iter;
-struct engine_leveldb_iter *engine_leveldb_iter_new(struct engine_leveldb *e, bool fill_cache);
-void engine_leveldb_iter_free(struct engine_leveldb_iter *it);
-void engine_leveldb_iter_seek(struct engine_leveldb_iter *it, struct bytes key); /* first >= key */
-void engine_leveldb_iter_seek_last(struct engine_leveldb_iter *it);
-bool engine_leveldb_iter_valid(const struct engine_leveldb_iter *it);
-void engine_leveldb_iter_next(struct engine_leveldb_iter *it);
-void engine_leveldb_iter_prev(struct engine_leveldb_iter *it);
-struct bytes engine_leveldb_iter_key(const struct engine_leveldb_iter *it);
-struct bytes engine_leveldb_iter_value(const struct engine_leveldb_iter *it);
-int engine_leveldb_iter_result(const struct engine_leveldb_iter *it);
+/* The engine as the keyspace sees it (kv_engine.h); lives as long as the engine. */
+struct kv_engine *engine_leveldb_kv(struct engine_leveldb *e);
 
 #endif

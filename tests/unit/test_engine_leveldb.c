@@ -17,6 +17,7 @@
 #include "lib/util/xmalloc.h"
 #include "lib/wire/wire.h"
 #include "stored/engine_leveldb.h"
+#include "stored/kv_engine.h"
 
 static char dir[64];
 static struct loop *loop;
@@ -69,6 +70,11 @@ static void open_engine(void)
     cr_assert_eq(engine_leveldb_open(&args, &engine, &error), 0, "%s", error);
 }
 
+static struct kv_engine *kve(void)
+{
+    return engine_leveldb_kv(engine);
+}
+
 static void setup(void)
 {
     snprintf(dir, sizeof(dir), "/tmp/test_engine.XXXXXX");
@@ -102,8 +108,8 @@ static void write_one(uint64_t sequence, unsigned int count, size_t value_len)
 
     memset(value, (int)sequence, value_len);
     for (unsigned int i = 0; i < count; i++)
-        engine_leveldb_batch_put(&batch, key_of(key, sequence * 10 + i), bytes_of(value, value_len));
-    engine_leveldb_write(engine, sequence, &batch);
+        kv_batch_put(&batch, key_of(key, sequence * 10 + i), bytes_of(value, value_len));
+    kve()->ops->write(kve(), sequence, &batch);
     cr_assert_eq(batch.len, 0);
 }
 
@@ -117,34 +123,34 @@ static int get_len(uint64_t n, size_t *ret_len)
 {
     CLEANUP(buf_fini) struct buf b = BUF_INIT;
     uint8_t key[8];
-    int r = engine_leveldb_get(engine, key_of(key, n), &b);
+    int r = kve()->ops->get(kve(), key_of(key, n), &b);
 
     *ret_len = b.len;
     return r;
 }
 
-static uint64_t count_keys(struct engine_leveldb_iter *it)
+static uint64_t count_keys(struct kv_engine_iter *it)
 {
     uint64_t n = 0, before = 0;
 
-    for (engine_leveldb_iter_seek(it, BYTES_EMPTY); engine_leveldb_iter_valid(it);
-         engine_leveldb_iter_next(it)) {
-        uint64_t key = wire_load_be64(engine_leveldb_iter_key(it).data);
+    for (kve()->ops->iter_seek(it, BYTES_EMPTY); kve()->ops->iter_valid(it);
+         kve()->ops->iter_next(it)) {
+        uint64_t key = wire_load_be64(kve()->ops->iter_key(it).data);
 
         cr_assert_gt(key, before);
         before = key;
         n++;
     }
-    cr_assert_eq(engine_leveldb_iter_result(it), 0);
+    cr_assert_eq(kve()->ops->iter_result(it), 0);
     return n;
 }
 
 static uint64_t count_all(void)
 {
-    struct engine_leveldb_iter *it = engine_leveldb_iter_new(engine, true);
+    struct kv_engine_iter *it = kve()->ops->iter_new(kve(), true);
     uint64_t n = count_keys(it);
 
-    engine_leveldb_iter_free(it);
+    kve()->ops->iter_free(it);
     return n;
 }
 
@@ -172,35 +178,35 @@ Test(engine, later_batches_win_also_when_merged)
     for (uint64_t s = 1; s <= 50; s++) {
         struct buf batch = BUF_INIT;
 
-        engine_leveldb_batch_put(&batch, key_of(key, 1), bytes_of(&s, sizeof(s)));
-        engine_leveldb_batch_put(&batch, key_of(key, 2), BYTES_EMPTY);
+        kv_batch_put(&batch, key_of(key, 1), bytes_of(&s, sizeof(s)));
+        kv_batch_put(&batch, key_of(key, 2), BYTES_EMPTY);
         if (s % 2 == 0)
-            engine_leveldb_batch_delete(&batch, key_of(key, 2));
-        engine_leveldb_write(engine, s, &batch);
+            kv_batch_delete(&batch, key_of(key, 2));
+        kve()->ops->write(kve(), s, &batch);
     }
     wait_written(50);
-    cr_assert_eq(engine_leveldb_get(engine, key_of(key, 1), &got), 0);
+    cr_assert_eq(kve()->ops->get(kve(), key_of(key, 1), &got), 0);
     cr_assert_eq(got.data[0], 50);
-    cr_assert_eq(engine_leveldb_get(engine, key_of(key, 2), &got), -ENOENT);
+    cr_assert_eq(kve()->ops->get(kve(), key_of(key, 2), &got), -ENOENT);
 }
 
 Test(engine, an_iterator_does_not_see_later_writes)
 {
-    struct engine_leveldb_iter *it;
+    struct kv_engine_iter *it;
 
     write_one(1, 5, 8);
     wait_written(1);
-    it = engine_leveldb_iter_new(engine, false);
+    it = kve()->ops->iter_new(kve(), false);
     write_one(2, 5, 8);
     wait_written(2);
     cr_assert_eq(count_keys(it), 5);
     cr_assert_eq(count_all(), 10);
-    engine_leveldb_iter_seek_last(it);
-    cr_assert_eq(wire_load_be64(engine_leveldb_iter_key(it).data), 14);
-    engine_leveldb_iter_prev(it);
-    cr_assert_eq(wire_load_be64(engine_leveldb_iter_key(it).data), 13);
-    cr_assert_eq(engine_leveldb_iter_value(it).len, 8);
-    engine_leveldb_iter_free(it);
+    kve()->ops->iter_seek_last(it);
+    cr_assert_eq(wire_load_be64(kve()->ops->iter_key(it).data), 14);
+    kve()->ops->iter_prev(it);
+    cr_assert_eq(wire_load_be64(kve()->ops->iter_key(it).data), 13);
+    cr_assert_eq(kve()->ops->iter_value(it).len, 8);
+    kve()->ops->iter_free(it);
 }
 
 Test(engine, durable_follows_a_sync_and_never_passes_written)
