@@ -8,16 +8,16 @@
 
 enum sim_bug {
     SIM_BUG_NONE = 0,
-    SIM_BUG_ACK_BEFORE_SYNC,   /* append and vote answers leave before the write is durable */
-    SIM_BUG_FORGET_VOTE,       /* a vote is not part of the state that is kept */
-    SIM_BUG_COMMIT_OLD_TERM,   /* commit an entry of an older term by counting copies */
-    SIM_BUG_APPLY_TWICE,       /* the keyspace executes an entry it has executed */
-    SIM_BUG_SKIP_ENTRY,        /* delivery jumps over an entry */
-    SIM_BUG_STALE_READ_INDEX,  /* a leader answers a read without asking a quorum */
-    SIM_BUG_TWO_CONF_CHANGES,  /* a membership change is begun while one is pending */
-    SIM_BUG_KEEP_CONFLICT,     /* a conflicting tail is not dropped */
-    SIM_BUG_SNAPSHOT_NO_CONF,  /* a received snapshot does not bring its configuration */
-    SIM_BUG_TORN_TAIL,         /* the log's recovery takes a damaged last record as whole */
+    SIM_BUG_ACK_BEFORE_SYNC,  /* append and vote answers leave before the write is durable */
+    SIM_BUG_FORGET_VOTE,      /* a vote is not part of the state that is kept */
+    SIM_BUG_COMMIT_OLD_TERM,  /* commit an entry of an older term by counting copies */
+    SIM_BUG_APPLY_TWICE,      /* the keyspace executes an entry it has executed */
+    SIM_BUG_SKIP_ENTRY,       /* delivery jumps over an entry */
+    SIM_BUG_STALE_READ_INDEX, /* a leader answers a read without asking a quorum */
+    SIM_BUG_TWO_CONF_CHANGES, /* a membership change is begun while one is pending */
+    SIM_BUG_KEEP_CONFLICT,    /* a conflicting tail is not dropped */
+    SIM_BUG_SNAPSHOT_NO_CONF, /* a received snapshot does not bring its configuration */
+    SIM_BUG_TORN_TAIL,        /* the log's recovery takes a damaged last record as whole */
     SIM_BUG_COUNT
 };
 

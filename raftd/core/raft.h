@@ -84,7 +84,8 @@ int raft_conf_add_voter(struct raft_conf *c, raft_id id);
 int raft_conf_add_learner(struct raft_conf *c, raft_id id);
 
 enum raft_conf_op {
-    RAFT_CONF_NONE = 0, /* the entry turned out to change nothing (refused at apply, or URLs only) */
+    RAFT_CONF_NONE =
+        0, /* the entry turned out to change nothing (refused at apply, or URLs only) */
     RAFT_CONF_ADD_VOTER,
     RAFT_CONF_ADD_LEARNER,
     RAFT_CONF_PROMOTE,
@@ -122,10 +123,10 @@ enum raft_msg_type {
     RAFT_MSG_VOTE_RESP,      /* reject */
     RAFT_MSG_PRE_VOTE,       /* term is the one the sender would campaign with */
     RAFT_MSG_PRE_VOTE_RESP,
-    RAFT_MSG_SNAPSHOT,       /* snapshot. Stepped by the receiver's caller once the data is staged */
-    RAFT_MSG_TIMEOUT_NOW,    /* campaign at once: leadership is handed to you */
-    RAFT_MSG_READ_INDEX,     /* context: the asker's id of the read */
-    RAFT_MSG_READ_INDEX_RESP,/* context; log_index: the read's index */
+    RAFT_MSG_SNAPSHOT,    /* snapshot. Stepped by the receiver's caller once the data is staged */
+    RAFT_MSG_TIMEOUT_NOW, /* campaign at once: leadership is handed to you */
+    RAFT_MSG_READ_INDEX,  /* context: the asker's id of the read */
+    RAFT_MSG_READ_INDEX_RESP, /* context; log_index: the read's index */
     RAFT_MSG_TYPE_MAX = RAFT_MSG_READ_INDEX_RESP,
 };
 
@@ -140,7 +141,8 @@ struct raft_msg {
     raft_term hint_term;
     uint64_t context;
     bool reject;
-    bool transfer; /* vote: the leader asked for this election, so its being alive is no objection */
+    bool
+        transfer; /* vote: the leader asked for this election, so its being alive is no objection */
     struct raft_entry **entries; /* indexes log_index + 1 ... */
     size_t entry_count;
     struct raft_snapshot *snapshot;
@@ -150,10 +152,10 @@ void raft_msg_fini(struct raft_msg *m);
 const char *raft_msg_type_name(enum raft_msg_type type);
 
 enum raft_state { /* as proto_raft_state */
-    RAFT_FOLLOWER,
-    RAFT_PRE_CANDIDATE,
-    RAFT_CANDIDATE,
-    RAFT_LEADER,
+                  RAFT_FOLLOWER,
+                  RAFT_PRE_CANDIDATE,
+                  RAFT_CANDIDATE,
+                  RAFT_LEADER,
 };
 const char *raft_state_name(enum raft_state state);
 
@@ -178,8 +180,8 @@ struct raft_storage {
 /* ---- creation ---- */
 struct raft_config {
     raft_id id;
-    uint64_t seed;            /* must differ between two starts of one member (timeouts, read ids) */
-    uint32_t election_ticks;  /* > heartbeat_ticks; timeouts are in [n, 2n). Default 10 */
+    uint64_t seed;           /* must differ between two starts of one member (timeouts, read ids) */
+    uint32_t election_ticks; /* > heartbeat_ticks; timeouts are in [n, 2n). Default 10 */
     uint32_t heartbeat_ticks; /* default 1 */
     bool no_pre_vote;
     size_t append_bytes_max;      /* entry data per append message; default 1 MiB */
@@ -193,10 +195,10 @@ struct raft_config {
 
 struct raft_restore {
     struct raft_hard_state hard_state;
-    struct raft_conf conf;     /* as of applied_index */
-    raft_index applied_index;  /* of the state machine; at most the last index (else: raft_jump) */
-    raft_index first_index;    /* of the log; entries below are gone */
-    raft_term before_term;     /* of first_index - 1; 0 when first_index is 1 */
+    struct raft_conf conf;    /* as of applied_index */
+    raft_index applied_index; /* of the state machine; at most the last index (else: raft_jump) */
+    raft_index first_index;   /* of the log; entries below are gone */
+    raft_term before_term;    /* of first_index - 1; 0 when first_index is 1 */
     /* The end of the log, borrowed: every entry above hard_state.commit, and as many before that
      * as the caller likes. Empty: the last entry of the log is last_index (first_index - 1 when
      * the log is empty), and commit >= last_index. */
@@ -246,7 +248,8 @@ void raft_read_index(struct raft *r, uint64_t id);
 /* Hands leadership to a voter. 0 (started; given up after an election timeout), OUT_NOT_LEADER,
  * OUT_BAD_LEADER_TRANSFEREE (unknown, learner). To itself: 0, ends a transfer under way. */
 int raft_transfer_leader(struct raft *r, raft_id to);
-/* A leader gives up (stuck disk): tells the most advanced voter to take over. No effect on others. */
+/* A leader gives up (stuck disk): tells the most advanced voter to take over. No effect on others.
+ */
 void raft_step_down(struct raft *r);
 /* Campaign now (tests, first start of a single member). No effect on a leader or a non-voter. */
 void raft_campaign(struct raft *r);

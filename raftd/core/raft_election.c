@@ -2,10 +2,11 @@
  * Roles and elections.
  *
  *                 timeout                  majority would vote          majority voted, and our
- *   +----------+ ---------> +---------------+ ---------> +-----------+  own vote is durable  +--------+
- *   | follower |            | pre-candidate |            | candidate | --------------------> | leader |
- *   +----------+ <--------- +---------------+            +-----------+                       +--------+
- *        ^    a leader, a newer term, or a majority says no    |                                 |
+ *   +----------+ ---------> +---------------+ ---------> +-----------+  own vote is durable
+ * +--------+ | follower |            | pre-candidate |            | candidate |
+ * --------------------> | leader |
+ *   +----------+ <--------- +---------------+            +-----------+ +--------+ ^    a leader, a
+ * newer term, or a majority says no    |                                 |
  *        +-----------------------------------------------------+---------------------------------+
  *                                       newer term, no majority heard from for an election timeout
  *
@@ -208,8 +209,8 @@ void raft_on_vote_request(struct raft *r, const struct raft_msg *m)
     bool pre = m->type == RAFT_MSG_PRE_VOTE;
     enum raft_msg_type type = pre ? RAFT_MSG_PRE_VOTE_RESP : RAFT_MSG_VOTE_RESP;
     struct raft_msg *answer;
-    bool free_to_vote = r->vote == m->from || (r->vote == 0 && r->leader == 0) ||
-                        (pre && m->term > r->term);
+    bool free_to_vote =
+        r->vote == m->from || (r->vote == 0 && r->leader == 0) || (pre && m->term > r->term);
 
     /* A member that learns, or that is not in the configuration it knows, votes too: it may be one
      * of the majority in a newer configuration it has not heard of. */

@@ -34,8 +34,9 @@ struct raft_log {
     raft_term before_term;
     raft_index last;
 
-    raft_index taken;  /* handed out for writing up to here */
-    raft_index stored; /* durable up to here; below first - 1 only while a snapshot is being written */
+    raft_index taken; /* handed out for writing up to here */
+    raft_index
+        stored; /* durable up to here; below first - 1 only while a snapshot is being written */
     raft_index commit, delivered, applied;
 
     /* indexes of configuration entries above `applied`, ascending */
@@ -78,17 +79,17 @@ struct inflight {
 struct progress {
     raft_id id;
     bool is_learner;
-    bool recently_active;   /* heard from since the last quorum check */
-    bool heard;             /* heard from since the last heartbeat of the clock */
-    bool probe_sent;        /* probe: wait for an answer or the next heartbeat */
-    bool nudge;             /* send an empty append: is the pipeline broken? */
-    bool fetching;          /* storage said -EAGAIN */
-    bool snapshot_asked;    /* raft_report_snapshot is due */
+    bool recently_active; /* heard from since the last quorum check */
+    bool heard;           /* heard from since the last heartbeat of the clock */
+    bool probe_sent;      /* probe: wait for an answer or the next heartbeat */
+    bool nudge;           /* send an empty append: is the pipeline broken? */
+    bool fetching;        /* storage said -EAGAIN */
+    bool snapshot_asked;  /* raft_report_snapshot is due */
     enum raft_progress_state state;
     raft_index match, next;
     raft_index match_at_heartbeat;
-    raft_index sent_commit; /* the newest commit index it was told, if nothing was lost */
-    uint64_t read_ack;      /* newest read round it answered */
+    raft_index sent_commit;     /* the newest commit index it was told, if nothing was lost */
+    uint64_t read_ack;          /* newest read round it answered */
     struct inflight *inflights; /* ring of inflight_max */
     uint32_t inflight_head, inflight_count;
     size_t inflight_bytes;
@@ -184,7 +185,7 @@ struct raft {
 #define VEC_PUSH(vec, count, cap)                                                                  \
     (*__extension__({                                                                              \
         if ((count) == (cap)) {                                                                    \
-            (cap) = (cap) != 0 ? (cap) * 2 : 8;                                                    \
+            (cap) = (cap) != 0 ? (cap)*2 : 8;                                                      \
             (vec) = xreallocarray((vec), (cap), sizeof(*(vec)));                                   \
         }                                                                                          \
         &(vec)[(count)++];                                                                         \

@@ -19,11 +19,8 @@ struct raft_entry *raft_entry_new(raft_index index, raft_term term, enum raft_en
 
     assert(data.len <= RAFT_ENTRY_BYTES_MAX);
     e = xmalloc(sizeof(*e) + data.len);
-    *e = (struct raft_entry){.index = index,
-                             .term = term,
-                             .refs = 1,
-                             .len = (uint32_t)data.len,
-                             .type = (uint8_t)type};
+    *e = (struct raft_entry){
+        .index = index, .term = term, .refs = 1, .len = (uint32_t)data.len, .type = (uint8_t)type};
     if (data.len != 0)
         memcpy(e->data, data.data, data.len);
     return e;

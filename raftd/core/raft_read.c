@@ -1,7 +1,8 @@
 /*
  * Read barriers (Raft thesis 6.4). A leader's commit index is the answer once a majority has said,
- * after the question was asked, that it still follows this leader, and once an entry of its own term
- * is committed (before that its commit index may lag behind what a former leader acknowledged).
+ * after the question was asked, that it still follows this leader, and once an entry of its own
+ * term is committed (before that its commit index may lag behind what a former leader
+ * acknowledged).
  *
  * All questions of one turn share one round of heartbeats; rounds have growing numbers, and an
  * answer to round n also answers all rounds before. A follower forwards its questions under a
