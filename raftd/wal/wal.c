@@ -111,8 +111,8 @@ static void put_record(struct encoder *e, enum wal_record_type type, unsigned in
     assert(payload <= UINT32_MAX - WAL_HEADER_BYTES);
     if (--e->left == 0)
         h.flags = WAL_LAST;
-    h.crc = wal_crc(type == WAL_HEAD ? wal_crc_seed(0, e->op->sequence) : w->seed, w->offset, &h, a,
-                    b);
+    h.crc =
+        wal_crc(type == WAL_HEAD ? wal_crc_seed(0, e->op->sequence) : w->seed, w->offset, &h, a, b);
     memcpy(p, &h, sizeof(h));
     if (a.len != 0)
         memcpy(p + sizeof(h), a.data, a.len);

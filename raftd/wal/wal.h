@@ -28,7 +28,8 @@
 struct wal;
 
 struct wal_entry {
-    uint64_t index; /* from 1, without gaps; one at or below the last replaces it and all after it */
+    uint64_t
+        index; /* from 1, without gaps; one at or below the last replaces it and all after it */
     uint64_t term;
     uint16_t type; /* raft's entry type; opaque here */
     struct bytes data;
@@ -101,7 +102,7 @@ struct wal_info {
     struct wal_snapshot snapshot; /* newest marker; conf borrowed until the next append */
     uint64_t first_index;         /* oldest entry that can be read; last_index + 1 when none */
     uint64_t last_index;
-    uint64_t repaired_bytes;      /* length of the torn tail that wal_open cut, 0 when none */
+    uint64_t repaired_bytes; /* length of the torn tail that wal_open cut, 0 when none */
     uint64_t repaired_offset;
     char repaired_file[64];
     unsigned int segment_count;
@@ -114,7 +115,8 @@ int wal_append(struct wal *w, const struct wal_batch *batch, bool sync);
 
 /* Entries lo..hi (both included), as many as fit max_bytes of data but at least one. `ret` is
  * overwritten; what its entries' data point to is borrowed from it. 0; -ENOENT: lo is trimmed
- * away; -ERANGE: lo is not written yet; -EBADMSG: damaged (wal_read_error says where); other errno. */
+ * away; -ERANGE: lo is not written yet; -EBADMSG: damaged (wal_read_error says where); other errno.
+ */
 struct wal_entries {
     struct wal_entry *entries;
     size_t count;

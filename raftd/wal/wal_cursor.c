@@ -99,8 +99,8 @@ int wal_cursor_record(struct wal_cursor *c, uint32_t seed, uint64_t offset, stru
         return WAL_FOUND_DAMAGE;
     ret->payload = bytes_of(v.data + WAL_HEADER_BYTES, h->length);
     ret->end = offset + wal_record_bytes(h->length);
-    if (!all_zero(bytes_of(v.data + WAL_HEADER_BYTES + h->length,
-                           v.len - WAL_HEADER_BYTES - h->length)))
+    if (!all_zero(
+            bytes_of(v.data + WAL_HEADER_BYTES + h->length, v.len - WAL_HEADER_BYTES - h->length)))
         return WAL_FOUND_DAMAGE; /* padding is the only part the checksum leaves out */
     if (wal_crc(seed, offset, h, ret->payload, BYTES_EMPTY) != h->crc)
         return WAL_FOUND_DAMAGE;

@@ -95,8 +95,8 @@ struct wal_cursor {
     struct buf window;
 };
 enum wal_found {
-    WAL_FOUND_RECORD, /* verified */
-    WAL_FOUND_NOTHING,/* a header of zeros, or the end of the file */
+    WAL_FOUND_RECORD,  /* verified */
+    WAL_FOUND_NOTHING, /* a header of zeros, or the end of the file */
     WAL_FOUND_DAMAGE,
 };
 struct wal_record {

@@ -117,8 +117,7 @@ static int apply_snapshot(struct replay *rp, const struct wal_record *rec)
         return damaged(rp, rec->offset, "snapshot marker goes backwards");
     switch (rec->header.sub) {
     case WAL_SNAPSHOT_REPEAT:
-        if (!rp->oldest &&
-            (s.index != w->info.snapshot.index || s.term != w->info.snapshot.term))
+        if (!rp->oldest && (s.index != w->info.snapshot.index || s.term != w->info.snapshot.term))
             return damaged(rp, rec->offset, "repeated snapshot marker differs");
         break;
     case WAL_SNAPSHOT_LOCAL:
@@ -141,8 +140,8 @@ static int apply_batch(struct replay *rp)
     for (size_t i = 0; i < rp->record_count; i++) {
         struct wal_record *rec = &rp->records[i];
         struct bytes v;
-        int r = wal_cursor_bytes(&rp->cursor, rec->offset + WAL_HEADER_BYTES, rec->header.length,
-                                 &v);
+        int r =
+            wal_cursor_bytes(&rp->cursor, rec->offset + WAL_HEADER_BYTES, rec->header.length, &v);
 
         if (r < 0)
             return failed(rp, r);

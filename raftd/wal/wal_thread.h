@@ -34,7 +34,8 @@ struct wal_thread_args {
 };
 
 struct wal_thread *wal_thread_new(const struct wal_thread_args *args);
-/* Finishes what was submitted, then ends the thread; `done` is not called any more. NULL is fine. */
+/* Finishes what was submitted, then ends the thread; `done` is not called any more. NULL is fine.
+ */
 void wal_thread_free(struct wal_thread *t);
 
 /* Hands over one batch, which is copied. Returns its sequence number, growing from 1. With
@@ -53,9 +54,11 @@ struct wal_thread_stats {
     uint64_t bytes_written, segments_cut;
     uint64_t queued_bytes;
     /* Since when (loop_clock_ns) the thread is in a write or sync it has not come back from; 0:
-     * idle. The stuck-disk rule: a leader for whom this is older than an election timeout resigns. */
+     * idle. The stuck-disk rule: a leader for whom this is older than an election timeout resigns.
+     */
     uint64_t busy_since_ns;
 };
-void wal_thread_get_stats(const struct wal_thread *t, struct wal_thread_stats *ret); /* any thread */
+void wal_thread_get_stats(const struct wal_thread *t,
+                          struct wal_thread_stats *ret); /* any thread */
 
 #endif

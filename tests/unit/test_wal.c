@@ -15,7 +15,7 @@
 #include "raftd/wal/wal.h"
 #include "tests/unit/wal_disk.h"
 
-#define DIR "m/wal"
+#define DIR  "m/wal"
 #define SNAP "m/snap"
 
 static const struct wal_metadata ids = {0xc1, 0xa1};
@@ -68,8 +68,8 @@ static int append(struct wal *w, uint64_t lo, uint64_t hi, uint64_t term,
         size_t n = b.entry_count++;
 
         cr_assert_lt(n, MAX_COUNT);
-        entries[n] = (struct wal_entry){i, term, (uint16_t)(i % 3),
-                                        content(i, term, data[n], MAX_LEN)};
+        entries[n] =
+            (struct wal_entry){i, term, (uint16_t)(i % 3), content(i, term, data[n], MAX_LEN)};
     }
     return wal_append(w, &b, sync);
 }
@@ -108,7 +108,8 @@ static const char *last_segment(struct wal_disk *d, char path[128])
                 bool more = false;
 
                 for (uint64_t m = 0; m < 3000 && !more; m++) {
-                    snprintf(next, sizeof(next), DIR "/%016" PRIx64 "-%016" PRIx64 ".wal", s + 1, m);
+                    snprintf(next, sizeof(next), DIR "/%016" PRIx64 "-%016" PRIx64 ".wal", s + 1,
+                             m);
                     more = wal_disk_data(d, next, NULL) != NULL;
                 }
                 if (!more)
@@ -220,7 +221,8 @@ Test(wal, read_limits)
     struct wal_disk *d = wal_disk_new();
     struct wal *w = create(d);
     struct wal_entries e = WAL_ENTRIES_INIT;
-    struct wal_entry big[3] = {{1, 1, 0, BYTES_EMPTY}, {2, 1, 0, BYTES_EMPTY}, {3, 1, 0, BYTES_EMPTY}};
+    struct wal_entry big[3] = {
+        {1, 1, 0, BYTES_EMPTY}, {2, 1, 0, BYTES_EMPTY}, {3, 1, 0, BYTES_EMPTY}};
     struct wal_batch b = {.entries = big, .entry_count = 3};
     uint8_t *data = xcalloc(1, 100000);
     static const struct {
@@ -228,8 +230,12 @@ Test(wal, read_limits)
         size_t max_bytes, count;
         int r;
     } rows[] = {
-        {1, 3, 0, 1, 0},         {1, 3, 99999, 1, 0},   {1, 3, 200000, 2, 0},
-        {1, 3, 300000, 3, 0},    {1, 99, 900000, 3, 0}, {2, 2, 900000, 1, 0},
+        {1, 3, 0, 1, 0},
+        {1, 3, 99999, 1, 0},
+        {1, 3, 200000, 2, 0},
+        {1, 3, 300000, 3, 0},
+        {1, 99, 900000, 3, 0},
+        {2, 2, 900000, 1, 0},
         {4, 9, 900000, 0, -ERANGE},
     };
 
@@ -572,8 +578,7 @@ Test(wal, snapshot_from_a_leader_replaces_the_log)
         cr_assert_eq(wal_read_entries(w, 20, 20, 1, &e), -ENOENT);
         cr_assert_eq(wal_read_entries(w, 1001, 2000, 1, &e), 0);
         cr_assert(bytes_eq(e.entries[0].data, next.data));
-        cr_assert_not_null(
-            wal_disk_data(d, SNAP "/0000000000000007-00000000000003e8.snap", NULL));
+        cr_assert_not_null(wal_disk_data(d, SNAP "/0000000000000007-00000000000003e8.snap", NULL));
         wal_close(w);
         if (again == 1) /* the file is made again */
             wal_disk_remove(d, SNAP "/0000000000000007-00000000000003e8.snap");
