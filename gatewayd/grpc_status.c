@@ -5,7 +5,7 @@
 
 static const struct grpc_status table[OUT_COUNT] = {
     [OUT_OK] = {GRPC_OK, ""},
-    [OUT_MALFORMED] = {GRPC_INTERNAL, "grpc: error unmarshalling request: malformed message"},
+    [OUT_MALFORMED] = {GRPC_INTERNAL, "grpc: error unmarshalling request: unexpected EOF"},
     [OUT_INTERNAL] = {GRPC_INTERNAL, "etcdserver: internal error"},
     [OUT_UNIMPLEMENTED] = {GRPC_UNIMPLEMENTED, "etcdserver: not implemented"},
     [OUT_CANCELED] = {GRPC_CANCELED, "context canceled"},
