@@ -1,0 +1,118 @@
+/*
+ * Opens client sockets. What fails is told in the words of etcd's log, which people search for.
+ */
+#include "supervisor/listen.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "lib/util/macros.h"
+#include "lib/util/xmalloc.h"
+#include "supervisor/settings.h"
+#include "supervisor/url.h"
+
+/* the kernel cuts it to net.core.somaxconn, whose default is this */
+enum { BACKLOG = 4096 };
+
+static int open_socket(const struct url *u, bool reuse_port, int *ret_fd, const char **ret_step)
+{
+    struct sockaddr_storage address;
+    socklen_t len;
+    CLEANUP(closep) int fd = -1;
+    int one = 1, dual;
+
+    *ret_step = "address";
+    if (!url_bind_address(u, &address, &len))
+        return -EINVAL;
+    *ret_step = "socket";
+    fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    *ret_step = "setsockopt";
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0)
+        return -errno;
+    if (reuse_port && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) < 0)
+        return -errno;
+    if (address.ss_family == AF_INET6) {
+        /* [::] is every address of both families, a literal one is itself */
+        dual = memcmp(&((struct sockaddr_in6 *)&address)->sin6_addr, &in6addr_any,
+                      sizeof(in6addr_any)) == 0;
+        if (setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &(int){!dual}, sizeof(int)) < 0)
+            return -errno;
+    }
+    *ret_step = "bind";
+    if (bind(fd, (const struct sockaddr *)&address, len) < 0)
+        return -errno;
+    *ret_step = "listen";
+    if (listen(fd, BACKLOG) < 0)
+        return -errno;
+    *ret_fd = fd;
+    fd = -1;
+    return 0;
+}
+
+static bool has_url(const struct listener_set *set, const char *url)
+{
+    for (size_t i = 0; i < set->count; i++) {
+        if (strcmp(set->items[i].url, url) == 0)
+            return true;
+    }
+    return false;
+}
+
+static int open_list(struct listener_set *set, const struct settings *s, const char *name,
+                     char **ret_why)
+{
+    CLEANUP(url_list_fini) struct url_list urls = {0};
+
+    if (*settings_text(s, name) == '\0')
+        return 0;
+    if (url_list_parse(settings_text(s, name), &urls, ret_why) < 0)
+        return -EINVAL;
+    for (size_t i = 0; i < urls.count; i++) {
+        const char *step;
+        int fd = -1, r;
+
+        if (has_url(set, urls.items[i].text))
+            continue;
+        r = open_socket(&urls.items[i], settings_bool(s, "socket-reuse-port"), &fd, &step);
+        if (r < 0) {
+            CLEANUP(freep) char *what = xstrdup(strerror(-r));
+
+            if (what[0] >= 'A' && what[0] <= 'Z')
+                what[0] = (char)(what[0] - 'A' + 'a');
+            *ret_why = xasprintf("listen tcp %s:%s: %s: %s", urls.items[i].host,
+                                 urls.items[i].port, step, what);
+            return r;
+        }
+        set->items = xreallocarray(set->items, set->count + 1, sizeof(*set->items));
+        set->items[set->count++] = (struct listener){.fd = fd, .url = xstrdup(urls.items[i].text)};
+    }
+    return 0;
+}
+
+int listener_set_open(struct listener_set *set, const struct settings *s, char **ret_why)
+{
+    int r;
+
+    *set = (struct listener_set){0};
+    r = open_list(set, s, "listen-client-urls", ret_why);
+    if (r == 0)
+        r = open_list(set, s, "listen-metrics-urls", ret_why);
+    if (r < 0)
+        listener_set_close(set);
+    return r;
+}
+
+void listener_set_close(struct listener_set *set)
+{
+    for (size_t i = 0; i < set->count; i++) {
+        close(set->items[i].fd);
+        free(set->items[i].url);
+    }
+    free(set->items);
+    *set = (struct listener_set){0};
+}

@@ -1,0 +1,27 @@
+/*
+ * The listening sockets of clients. They belong to the supervisor for its whole life, so a restart of
+ * gatewayd refuses no connection: those that arrive meanwhile wait in the backlog.
+ */
+#ifndef CONCLAVE_SUPERVISOR_LISTEN_H
+#define CONCLAVE_SUPERVISOR_LISTEN_H
+
+#include <stddef.h>
+
+struct settings;
+
+struct listener {
+    int fd;
+    char *url;
+};
+
+struct listener_set {
+    struct listener *items;
+    size_t count;
+};
+
+/* One socket per distinct URL of listen-client-urls and listen-metrics-urls. Negative errno, and what
+ * failed in *ret_why (free()); nothing stays open then. */
+int listener_set_open(struct listener_set *set, const struct settings *s, char **ret_why);
+void listener_set_close(struct listener_set *set);
+
+#endif
