@@ -166,6 +166,9 @@ static int check_request(const struct http_parser *p, const struct http_req *req
 
     if (p->http_major != 1)
         return 505;
+    for (size_t i = 0; i < req->field_count; i++)
+        if (!http_header_name_valid(req->fields[i].name))
+            return 400; /* http_parser lets blanks through */
     if (hosts > 1 || (hosts == 0 && p->http_minor >= 1))
         return 400; /* RFC 9112 section 3.2 */
     return 0;

@@ -274,9 +274,9 @@ static int conn_produce(struct http_conn *conn)
     int r = 0;
 
     while (more && r == 0) {
-        more = false;
-        if (conn->proto != NULL && http_out_pending(&conn->out) < HTTP_READ_BYTES &&
-            conn->proto->produce != NULL)
+        /* first get rid of what the kernel did not take before */
+        more = http_out_pending(&conn->out) >= HTTP_READ_BYTES;
+        if (!more && conn->proto != NULL && conn->proto->produce != NULL)
             r = conn->proto->produce(conn, s, &more);
         made += s->len;
         if (r == 0)

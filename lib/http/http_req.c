@@ -182,7 +182,7 @@ void http_req_on_headers(struct http_req *req, bool has_body, uint64_t content_l
     req->body_bytes_max = server->limits.body_bytes_max;
     req->seen = true;
     req->mode = server->handler->on_headers(server->user, req, &req->body_bytes_max);
-    if (req->answered) {
+    if (req->ended) {
         req->discard = true;
         return;
     }
@@ -192,7 +192,7 @@ void http_req_on_headers(struct http_req *req, bool has_body, uint64_t content_l
         if (content_length_or_max > req->body_bytes_max)
             req_too_large(req);
     }
-    if (!req->answered) {
+    if (!req->discard && !req->answered) {
         struct bytes expect = http_req_header(req, "expect");
 
         if (UNLIKELY(expect.len == 12 && strncasecmp((const char *)expect.data, "100-continue", 12) == 0))
@@ -205,7 +205,7 @@ void http_req_on_data(struct http_req *req, const uint8_t *data, size_t len)
     struct http_server *server = req->conn->server;
     uint64_t *buffered = &server->counters.buffered_bytes;
 
-    if (req->discard || req->answered || !req->seen || len == 0)
+    if (req->discard || req->ended || !req->seen || len == 0)
         return;
     if (req->mode == HTTP_BODY_STREAM) {
         server->handler->on_data(server->user, req, bytes_of(data, len));
@@ -240,7 +240,7 @@ void http_req_on_end(struct http_req *req)
     const struct http_server *server = req->conn->server;
 
     req->body_complete = true;
-    if (req->discard || req->answered || !req->seen)
+    if (req->discard || req->ended || !req->seen)
         return;
     if (req->mode == HTTP_BODY_STREAM)
         server->handler->on_end(server->user, req);

@@ -15,8 +15,8 @@
  * (input handlers, timers, the flush hook). Answers are collected and leave with one writev per connection
  * at the end of the turn (LOOP_PHASE_FLUSH).
  *
- * After a request was answered, what still arrives of its body is discarded, and on_request, on_data
- * and on_end come no more.
+ * Once an answer is complete (http_respond, _end, a reset), what still arrives of the request's body is
+ * discarded, and on_request, on_data and on_end come no more.
  *
  * Everything is for the loop thread.
  */
