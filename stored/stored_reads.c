@@ -1,0 +1,627 @@
+/*
+ * Reads. One that needs no barrier and has room on its link is answered in the handler, without an
+ * allocation. The others wait as a struct stored_read:
+ *
+ *     arrived --> barrier (one READ_BARRIER per turn for all) --> applied >= index --+
+ *        |                                                                          |
+ *        +--> blocked (link full, or our identity not known yet) <------------------+
+ *                      |
+ *                      +--> answered; a large answer goes on as `active`, in parts
+ *
+ * Active answers take turns, one part each, for STORED_READ_SLICE_NS per loop turn, as far as
+ * their link is writable and their window open. So a large range delays neither applying nor
+ * other reads, and a slow client holds one window.
+ *
+ * A barrier's answer stays good when the link to raftd breaks (the read arrived before it was
+ * given). An unanswered one is asked for again.
+ */
+#include "stored/stored.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/ipc/ipc.h"
+#include "lib/log/log.h"
+#include "lib/loop/loop.h"
+#include "lib/proto/kv_check.h"
+#include "lib/proto/outcome.h"
+#include "lib/util/macros.h"
+#include "lib/util/xmalloc.h"
+#include "lib/wire/pb.h"
+#include "stored/kv.h"
+#include "stored/store_alarms.h"
+
+enum {
+    BARRIER_RETRY_MS = 100, /* while there is no leader */
+    HASH_RECORDS_PER_STEP = 500,
+    SLICE_CHECK_PARTS = 4,  /* parts between two looks at the clock */
+};
+
+struct stored_read {
+    struct list node; /* in a barrier, gw->blocked or s->active */
+    struct stored_gateway *gw;
+    uint64_t id;
+    /* active */
+    struct kv_range *range;
+    struct kv_hash *hash;
+    struct buf hash_message;
+    uint64_t sent_bytes, acked_bytes;
+    /* waiting */
+    enum proto_read_kind kind;
+    size_t body_len;
+    uint8_t body[];
+};
+
+static uint64_t applied_index(const struct stored *s)
+{
+    struct kv_state state;
+
+    kv_get_state(s->kv, &state);
+    return state.applied_index;
+}
+
+struct kv_header stored_header(const struct stored *s)
+{
+    return (struct kv_header){s->cluster_id, s->member_id, s->role.term};
+}
+
+/* ---- answering ---- */
+
+void stored_send_result(struct stored_gateway *gw, uint64_t id, int outcome, struct bytes message)
+{
+    uint64_t total = message.len;
+
+    assert(outcome >= 0 && outcome < OUT_COUNT);
+    assert(outcome == OUT_OK || message.len == 0);
+    do {
+        size_t len = MIN(message.len, (size_t)STORED_RESULT_PART_BYTES);
+        struct buf *b = ipc_link_begin(gw->link, PROTO_RESULT, id);
+
+        if (b == NULL)
+            return; /* the gatewayd that asked is gone */
+        proto_result_encode(b, &(struct proto_result){.outcome = (uint16_t)outcome,
+                                                      .total_bytes = total,
+                                                      .part = bytes_of(message.data, len)});
+        ipc_link_end(gw->link);
+        message.data += len;
+        message.len -= len;
+    } while (message.len > 0);
+}
+
+static void put_status(struct stored *s, struct buf *out)
+{
+    CLEANUP(buf_fini) struct buf alarms = BUF_INIT;
+    struct engine_leveldb_stats engine;
+    struct kv_state state;
+    struct kv_stats stats;
+
+    engine_leveldb_get_stats(s->engine, &engine);
+    kv_get_state(s->kv, &state);
+    kv_get_stats(s->kv, &stats);
+    store_alarms_encode(kv_alarms(s->kv), &alarms);
+    proto_store_status_encode(
+        out, &(struct proto_store_status){
+                 .revision = state.revision,
+                 .compact_revision = state.compact_revision,
+                 .applied_index = state.applied_index,
+                 .durable_index = kv_durable_index(s->kv),
+                 .db_bytes = engine.disk_bytes,
+                 .db_bytes_in_use = MIN(stats.record_bytes, engine.disk_bytes),
+                 .quota_bytes = s->quota_bytes,
+                 .key_count = stats.key_count,
+                 .chain_hash = state.chain_hash,
+                 .put_total = stats.put_total,
+                 .delete_total = stats.delete_total,
+                 .txn_total = stats.txn_total,
+                 .range_total = stats.range_total,
+                 .write_batch_count = engine.write_count,
+                 .write_batch_ns_sum = engine.write_ns_sum,
+                 .cache_bytes = stats.cache_bytes + stats.unwritten_bytes,
+                 .index_bytes = stats.index_bytes,
+                 .cluster_version = kv_cluster_version(s->kv),
+                 .alarms = buf_bytes(&alarms),
+             });
+}
+
+static int decode_hash_kv(struct bytes message, int64_t *ret_revision)
+{
+    struct pb_reader r = pb_reader(message);
+    struct pb_field f;
+    int64_t revision = 0;
+
+    while (pb_next(&r, &f)) {
+        if (f.number == 1 && f.type == PB_VARINT)
+            revision = (int64_t)f.value;
+    }
+    if (r.bad)
+        return OUT_MALFORMED;
+    *ret_revision = revision;
+    return OUT_OK;
+}
+
+static void start_parts(struct stored_gateway *gw, uint64_t id, struct kv_range *range,
+                        struct kv_hash *hash)
+{
+    struct stored_read *read = xcalloc(1, sizeof(*read));
+
+    read->gw = gw;
+    read->id = id;
+    read->range = range;
+    read->hash = hash;
+    assert(hmap_get(&gw->reads, id) == NULL);
+    hmap_put(&gw->reads, id, read);
+    list_push_back(&gw->s->active, &read->node);
+    loop_hook_arm(gw->s->work_hook);
+}
+
+/* 0 or an outcome: s->scratch is the answer. -EINPROGRESS: it follows in parts. */
+static int execute(struct stored_gateway *gw, uint64_t id, enum proto_read_kind kind,
+                   struct bytes body)
+{
+    struct stored *s = gw->s;
+    struct kv_header header = stored_header(s);
+    struct buf *out = &s->scratch;
+    struct kv_range_request range_request;
+    struct kv_range *range = NULL;
+    struct kv_hash *hash = NULL;
+    int64_t revision;
+    int r;
+
+    buf_clear(out);
+    switch (kind) {
+    case PROTO_READ_RANGE:
+        r = kv_decode_range(body, &range_request);
+        if (r == OUT_OK)
+            r = kv_check_range(&range_request);
+        if (r != OUT_OK)
+            return r;
+        r = kv_range_now(s->kv, &range_request, &header, STORED_PART_BYTES, out);
+        if (r != -E2BIG)
+            return r;
+        buf_clear(out);
+        r = kv_range_new(s->kv, &range_request, &header, &range);
+        if (r != 0)
+            return r;
+        start_parts(gw, id, range, NULL);
+        return -EINPROGRESS;
+    case PROTO_READ_TXN:
+        return kv_txn_read(s->kv, body, &header, out);
+    case PROTO_READ_MEMBERS:
+        kv_member_list(s->kv, &header, out);
+        return 0;
+    case PROTO_READ_ALARMS:
+        kv_alarm_list(s->kv, body, &header, out);
+        return 0;
+    case PROTO_READ_HASH_KV:
+        r = decode_hash_kv(body, &revision);
+        if (r == 0)
+            r = kv_hash_new(s->kv, revision, &header, &hash);
+        if (r != 0)
+            return r;
+        start_parts(gw, id, NULL, hash);
+        return -EINPROGRESS;
+    case PROTO_READ_STATUS:
+        put_status(s, out);
+        return 0;
+    }
+    return OUT_UNIMPLEMENTED;
+}
+
+static void serve(struct stored_gateway *gw, uint64_t id, enum proto_read_kind kind,
+                  struct bytes body)
+{
+    struct stored *s = gw->s;
+    int r = execute(gw, id, kind, body);
+
+    if (r == -EINPROGRESS)
+        return;
+    if (r < 0) {
+        log_error("read of kind %d: %s", (int)kind, strerror(-r));
+        stored_send_result(gw, id, OUT_INTERNAL, BYTES_EMPTY);
+        stored_fatal(s, "the engine cannot be read");
+        return;
+    }
+    stored_send_result(gw, id, r, r == OUT_OK ? buf_bytes(&s->scratch) : BYTES_EMPTY);
+    if (s->scratch.cap > STORED_RESULT_PART_BYTES) {
+        buf_clear(&s->scratch);
+        buf_trim(&s->scratch, STORED_RESULT_PART_BYTES);
+    }
+}
+
+/* ---- waiting ---- */
+
+static void read_free(struct stored_read *read)
+{
+    struct stored_gateway *gw = read->gw;
+
+    list_remove(&read->node);
+    if (hmap_get(&gw->reads, read->id) == read)
+        hmap_remove(&gw->reads, read->id);
+    gw->waiting_bytes -= read->body_len;
+    kv_range_free(read->range);
+    kv_hash_free(read->hash);
+    buf_fini(&read->hash_message);
+    free(read);
+}
+
+static void serve_waiting(struct stored_read *read)
+{
+    struct stored_gateway *gw = read->gw;
+
+    list_remove(&read->node);
+    hmap_remove(&gw->reads, read->id); /* an answer in parts takes the id over */
+    serve(gw, read->id, read->kind, bytes_of(read->body, read->body_len));
+    read_free(read);
+}
+
+/* The barrier for reads of this turn. */
+static struct stored_barrier *barrier_to_ask(struct stored *s)
+{
+    struct stored_barrier *b;
+
+    if (!list_empty(&s->barriers)) {
+        b = LIST_ENTRY(s->barriers.prev, struct stored_barrier, node);
+        if (b->id == 0)
+            return b;
+    }
+    b = xcalloc(1, sizeof(*b));
+    list_init(&b->reads);
+    list_push_back(&s->barriers, &b->node);
+    return b;
+}
+
+static void barrier_free(struct stored_barrier *b)
+{
+    assert(list_empty(&b->reads));
+    list_remove(&b->node);
+    free(b);
+}
+
+/* Its reads need another barrier: the one asked for it is lost. */
+static void barrier_ask_again(struct stored *s, struct stored_barrier *b)
+{
+    struct stored_barrier *to;
+    struct list *node;
+
+    if (list_empty(&b->reads)) {
+        barrier_free(b);
+        return;
+    }
+    to = barrier_to_ask(s);
+    assert(to != b);
+    while ((node = list_pop_front(&b->reads)) != NULL)
+        list_push_back(&to->reads, node);
+    barrier_free(b);
+}
+
+/* Only while raftd grants it, over this link, and all that was committed before is applied. */
+static bool needs_no_barrier(const struct stored *s)
+{
+    return s->raftd_up && s->have_role && s->role.local_reads &&
+           applied_index(s) >= s->role.commit_index;
+}
+
+static bool can_serve(const struct stored_gateway *gw)
+{
+    return gw->s->cluster_id != 0 && ipc_link_writable(gw->link);
+}
+
+void stored_read(struct stored_gateway *gw, uint64_t id, struct bytes body)
+{
+    struct stored *s = gw->s;
+    struct stored_read *read;
+    struct proto_read m;
+    bool served_now;
+
+    if (proto_read_decode(body, &m) != 0 || hmap_get(&gw->reads, id) != NULL) {
+        stored_send_result(gw, id, OUT_MALFORMED, BYTES_EMPTY);
+        return;
+    }
+    served_now = !m.linearizable || needs_no_barrier(s);
+    if (served_now && can_serve(gw) && list_empty(&gw->blocked)) {
+        serve(gw, id, m.kind, m.body);
+        return;
+    }
+    if (gw->reads.count >= STORED_WAITING_READS_MAX ||
+        gw->waiting_bytes + m.body.len > STORED_WAITING_BYTES_MAX) {
+        stored_send_result(gw, id, OUT_TOO_MANY_REQUESTS, BYTES_EMPTY);
+        return;
+    }
+    read = xmalloc(sizeof(*read) + m.body.len);
+    memset(read, 0, sizeof(*read));
+    read->gw = gw;
+    read->id = id;
+    read->kind = m.kind;
+    read->body_len = m.body.len;
+    if (m.body.len > 0)
+        memcpy(read->body, m.body.data, m.body.len);
+    gw->waiting_bytes += m.body.len;
+    hmap_put(&gw->reads, id, read);
+    if (served_now) {
+        list_push_back(&gw->blocked, &read->node);
+    } else {
+        list_push_back(&barrier_to_ask(s)->reads, &read->node);
+        loop_hook_arm(s->work_hook);
+    }
+}
+
+void stored_read_cancel(struct stored_gateway *gw, uint64_t id)
+{
+    struct stored_read *read = hmap_get(&gw->reads, id);
+
+    if (read != NULL)
+        read_free(read);
+}
+
+void stored_read_ack(struct stored_gateway *gw, uint64_t id, uint64_t bytes)
+{
+    struct stored_read *read = hmap_get(&gw->reads, id);
+
+    if (read == NULL || bytes > read->sent_bytes || bytes < read->acked_bytes)
+        return; /* over already, or nonsense */
+    read->acked_bytes = bytes;
+    loop_hook_arm(gw->s->work_hook);
+}
+
+void stored_reads_gateway_down(struct stored_gateway *gw)
+{
+    struct hmap *reads = &gw->reads;
+    uint64_t id;
+    void *value;
+    size_t pos;
+
+    while (reads->count > 0) {
+        pos = 0;
+        if (!hmap_next(reads, &pos, &id, &value))
+            break;
+        read_free(value);
+    }
+    assert(list_empty(&gw->blocked));
+    assert(gw->waiting_bytes == 0);
+}
+
+/* ---- barriers ---- */
+
+static void on_barrier_retry(void *user)
+{
+    struct stored *s = user;
+
+    loop_hook_arm(s->work_hook);
+}
+
+void stored_reads_barrier_index(struct stored *s, uint64_t id, const struct proto_barrier_index *m)
+{
+    LIST_FOREACH_SAFE(it, tmp, &s->barriers)
+    {
+        struct stored_barrier *b = LIST_ENTRY(it, struct stored_barrier, node);
+
+        if (b->id != id || b->known || id == 0)
+            continue;
+        if (m->outcome == OUT_OK) {
+            b->known = true;
+            b->index = m->index;
+            loop_hook_arm(s->work_hook);
+        } else if (m->outcome == OUT_NO_LEADER) {
+            /* etcd lets a read wait for a leader until its own deadline */
+            barrier_ask_again(s, b);
+            loop_timer_start(s->barrier_timer, BARRIER_RETRY_MS, 0);
+        } else {
+            while (!list_empty(&b->reads)) {
+                struct stored_read *read = LIST_ENTRY(b->reads.next, struct stored_read, node);
+
+                stored_send_result(read->gw, read->id,
+                                   m->outcome < OUT_COUNT ? m->outcome : OUT_INTERNAL, BYTES_EMPTY);
+                read_free(read);
+            }
+            barrier_free(b);
+        }
+        return;
+    }
+}
+
+void stored_reads_raftd_down(struct stored *s)
+{
+    struct list lost;
+
+    loop_timer_stop(s->barrier_timer);
+    list_init(&lost);
+    LIST_FOREACH_SAFE(it, tmp, &s->barriers)
+    {
+        struct stored_barrier *b = LIST_ENTRY(it, struct stored_barrier, node);
+
+        if (b->id != 0 && !b->known) {
+            list_remove(it);
+            list_push_back(&lost, it);
+        }
+    }
+    while (!list_empty(&lost))
+        barrier_ask_again(s, LIST_ENTRY(lost.next, struct stored_barrier, node));
+}
+
+static void ask_barrier(struct stored *s)
+{
+    struct stored_barrier *b;
+
+    if (list_empty(&s->barriers) || !s->raftd_up || loop_timer_active(s->barrier_timer))
+        return;
+    b = LIST_ENTRY(s->barriers.prev, struct stored_barrier, node);
+    if (b->id != 0)
+        return;
+    if (list_empty(&b->reads)) { /* all cancelled */
+        barrier_free(b);
+        return;
+    }
+    b->id = ++s->last_barrier_id;
+    ipc_link_send(s->raftd, PROTO_READ_BARRIER, b->id, BYTES_EMPTY);
+}
+
+/* Reads whose barrier is reached; returns having emptied each such barrier. */
+static void serve_barriers(struct stored *s)
+{
+    uint64_t applied;
+
+    if (list_empty(&s->barriers))
+        return;
+    applied = applied_index(s);
+    LIST_FOREACH_SAFE(it, tmp, &s->barriers)
+    {
+        struct stored_barrier *b = LIST_ENTRY(it, struct stored_barrier, node);
+
+        if (!b->known || b->index > applied)
+            continue;
+        while (!list_empty(&b->reads)) {
+            struct stored_read *read = LIST_ENTRY(b->reads.next, struct stored_read, node);
+
+            if (can_serve(read->gw)) {
+                serve_waiting(read);
+            } else {
+                list_remove(&read->node);
+                list_push_back(&read->gw->blocked, &read->node);
+            }
+        }
+        barrier_free(b);
+    }
+}
+
+static void serve_blocked(struct stored_gateway *gw)
+{
+    while (!list_empty(&gw->blocked) && can_serve(gw))
+        serve_waiting(LIST_ENTRY(gw->blocked.next, struct stored_read, node));
+}
+
+/* ---- answers in parts ---- */
+
+static bool part_allowed(const struct stored_read *read)
+{
+    return ipc_link_writable(read->gw->link) &&
+           read->sent_bytes - read->acked_bytes + STORED_PART_BYTES <= PROTO_RESULT_WINDOW_BYTES;
+}
+
+static void end_active(struct stored_read *read, int outcome)
+{
+    if (outcome != OUT_OK)
+        stored_send_result(read->gw, read->id, outcome, BYTES_EMPTY);
+    read_free(read);
+}
+
+static void step_range(struct stored *s, struct stored_read *read)
+{
+    struct buf *b = &s->scratch;
+    int r;
+
+    buf_clear(b);
+    r = kv_range_step(read->range, STORED_PART_BYTES, b);
+    if (r < 0) {
+        log_error("range: %s", strerror(-r));
+        end_active(read, OUT_INTERNAL);
+        stored_fatal(s, "the engine cannot be read");
+        return;
+    }
+    if (b->len > 0 || r == 0) {
+        struct buf *out = ipc_link_begin(read->gw->link, PROTO_RESULT, read->id);
+
+        proto_result_encode(out, &(struct proto_result){
+                                     .total_bytes = kv_range_total(read->range),
+                                     .part = buf_bytes(b),
+                                 });
+        ipc_link_end(read->gw->link);
+        read->sent_bytes += b->len;
+    }
+    if (r == 0)
+        end_active(read, OUT_OK);
+}
+
+static void step_hash(struct stored *s, struct stored_read *read)
+{
+    int r = kv_hash_step(read->hash, HASH_RECORDS_PER_STEP, &read->hash_message);
+
+    if (r == 1)
+        return;
+    if (r < 0) {
+        log_error("hash: %s", strerror(-r));
+        end_active(read, OUT_INTERNAL);
+        stored_fatal(s, "the engine cannot be read");
+        return;
+    }
+    stored_send_result(read->gw, read->id, OUT_OK, buf_bytes(&read->hash_message));
+    end_active(read, OUT_OK);
+}
+
+/* One part per answer in turn, until the slice is used up. */
+static void serve_active(struct stored *s)
+{
+    uint64_t deadline;
+    bool progress = true;
+    unsigned int parts = 0;
+
+    if (list_empty(&s->active))
+        return;
+    deadline = loop_clock_ns() + STORED_READ_SLICE_NS;
+    while (progress) {
+        struct list round;
+
+        progress = false;
+        list_init(&round);
+        while (!list_empty(&s->active)) {
+            struct stored_read *read = LIST_ENTRY(s->active.next, struct stored_read, node);
+
+            /* to the next round first: a step may end and free it */
+            list_remove(&read->node);
+            list_push_back(&round, &read->node);
+            if (!part_allowed(read))
+                continue;
+            progress = true;
+            if (read->range != NULL)
+                step_range(s, read);
+            else
+                step_hash(s, read);
+            if (++parts % SLICE_CHECK_PARTS == 0 && loop_clock_ns() >= deadline)
+                break;
+        }
+        while (!list_empty(&round)) /* those served go behind those not reached */
+            list_push_back(&s->active, list_pop_front(&round));
+        if (progress && loop_clock_ns() >= deadline) {
+            loop_hook_arm(s->work_hook);
+            return;
+        }
+    }
+    /* nothing can go on: a window or a link opens it again */
+}
+
+void stored_reads_work(struct stored *s)
+{
+    serve_barriers(s);
+    ask_barrier(s);
+    for (uint64_t i = 0; i < s->conf->gateway_count; i++)
+        serve_blocked(&s->gateways[i]);
+    serve_active(s);
+}
+
+/* The state goes away: answers in parts end, whatever waits goes on waiting. */
+void stored_reads_end_active(struct stored *s)
+{
+    while (!list_empty(&s->active))
+        end_active(LIST_ENTRY(s->active.next, struct stored_read, node), OUT_TIMEOUT_CONN_LOST);
+}
+
+void stored_reads_init(struct stored *s)
+{
+    list_init(&s->barriers);
+    list_init(&s->active);
+    s->barrier_timer = loop_timer_new(s->loop, "barrier retry", on_barrier_retry, s);
+}
+
+void stored_reads_fini(struct stored *s)
+{
+    for (uint64_t i = 0; s->gateways != NULL && i < s->conf->gateway_count; i++) {
+        stored_reads_gateway_down(&s->gateways[i]);
+        hmap_fini(&s->gateways[i].reads);
+    }
+    while (s->barriers.next != NULL && !list_empty(&s->barriers))
+        barrier_free(LIST_ENTRY(s->barriers.next, struct stored_barrier, node));
+    loop_timer_free(s->barrier_timer);
+    s->barrier_timer = NULL;
+}
