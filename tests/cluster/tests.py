@@ -1,0 +1,378 @@
+"""The tests. Each is a function of a Target that raises Failure, and returns a line for the report."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+
+import grpc
+from etcd3.etcdrpc import rpc_pb2 as pb
+
+from harness import DAEMONS, Client, Cluster, Failure, until
+from load import Load
+
+TESTS = {}   # name -> function
+WEIGHT = {}  # name -> rough seconds, so that long ones start first
+
+
+def test(name, seconds=6):
+    def register(fn):
+        TESTS[name] = fn
+        WEIGHT[name] = seconds
+        return fn
+    return register
+
+
+def finish(cluster, load, **kw):
+    summary = load.finish(**kw)
+    cluster.check_equal()
+    cluster.stop()
+    return summary
+
+
+# ---- SIGKILL of each process, under load ----
+
+def kill_under_load(target, n, which, role):
+    with Cluster(target, n).start() as cluster:
+        victim = cluster.pick(which)
+        others = [m for m in cluster.members if m is not victim]
+        with Load(cluster.members) as load:
+            load.wait_more(60)
+            for _ in range(2):
+                victim.kill(role)
+                if others:
+                    load.wait_more(20, others)  # the others go on, or go on again
+                victim.wait_healthy()
+                load.wait_more(40)
+            return finish(cluster, load)
+
+
+def register_kill_matrix():
+    for n, which in ((1, "leader"), (3, "leader"), (3, "follower")):
+        for role in ("supervisor",) + DAEMONS:
+            def run(target, n=n, which=which, role=role):
+                return kill_under_load(target, n, which, role)
+            test(f"kill-{role}-{which}-of-{n}", 9)(run)
+
+
+register_kill_matrix()
+
+
+@test("kill-everything-of-3", 10)
+def kill_everything(target):
+    """All processes of all members at once: what was acknowledged is there afterwards."""
+    with Cluster(target, 3).start() as cluster:
+        with Load(cluster.members) as load:
+            load.wait_more(60)
+            for m in cluster.members:
+                for st in m.processes():
+                    try:
+                        os.kill(st["pid"], signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+            for m in cluster.members:
+                m.destroy()
+                m.start()
+            cluster.wait_healthy()
+            load.wait_more(40)
+            return finish(cluster, load)
+
+
+@test("rolling-restart-of-3", 14)
+def rolling_restart(target):
+    with Cluster(target, 3).start() as cluster:
+        with Load(cluster.members) as load:
+            load.wait_more(40)
+            for m in cluster.members:
+                m.stop()
+                load.wait_more(20, [o for o in cluster.members if o is not m])
+                m.start()
+                m.wait_healthy()
+            load.wait_more(20)
+            return finish(cluster, load)
+
+
+# ---- a killed gatewayd refuses nobody ----
+
+@test("gatewayd-restart-refuses-no-connection", 6)
+def refuses_no_connection(target):
+    if target.is_etcd:
+        return "skipped: etcd has one process"
+    request = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with Cluster(target, 1).start() as cluster:
+        m = cluster.members[0]
+        served = 0
+        for _ in range(5):
+            old = m.signal("gatewayd", signal.SIGKILL)
+            waiting = []
+            # connect without pause until the new one is there, then some more
+            while len(waiting) < 20 or m.pid("gatewayd") in (0, old):
+                s = socket.create_connection(("127.0.0.1", m.client_port), timeout=20)
+                s.sendall(request)
+                waiting.append(s)
+                if len(waiting) > 3000:
+                    raise Failure("no new gatewayd during 3000 connections")
+                threading.Event().wait(0.002)
+            reset = 0
+            for s in waiting:
+                try:
+                    answer = b""
+                    while chunk := s.recv(4096):
+                        answer += chunk
+                except ConnectionResetError:
+                    answer = b""
+                s.close()
+                if b"etcdserver" in answer:
+                    served += 1
+                else:
+                    reset += 1
+            # one that the old process had accepted in its last moment may be lost, no other
+            if reset > 1:
+                raise Failure(f"{reset} of {len(waiting)} connections were not served")
+        m.wait_healthy()
+        cluster.stop()
+        return f"{served} connections served over 5 restarts"
+
+
+# ---- pauses ----
+
+def paused_leader(target, roles):
+    with Cluster(target, 3).start() as cluster:
+        old = cluster.wait_leader()
+        others = [m for m in cluster.members if m is not old]
+        with Load(cluster.members, clients=6) as load, old.client() as direct:
+            load.wait_more(40)
+            direct.get("stale")
+            pids = old.pause(roles)
+            until("another leader", lambda: cluster.leader(others))
+            load.wait_more(60, others)
+            with others[0].client() as c:
+                newest = c.put("stale", "new").header.revision
+            # these wait inside the paused member and are looked at the moment it wakes up
+            reads = [direct.kv.Range.future(pb.RangeRequest(key=b"stale"), timeout=20)
+                     for _ in range(20)]
+            old.resume(pids)
+            answered = 0
+            for f in reads:
+                try:
+                    r = f.result()
+                except grpc.RpcError:
+                    continue
+                answered += 1
+                if not r.kvs or r.kvs[0].value != b"new" or r.header.revision < newest:
+                    raise Failure(f"the resumed leader served a stale read: {r}")
+            until("the resumed member serves reads", old.healthy)
+            load.wait_more(20)
+            summary = finish(cluster, load, allow_timeouts=True)
+            return f"{summary}; {answered} of 20 waiting reads answered"
+
+
+@test("pause-raftd-of-the-leader", 10)
+def pause_raftd(target):
+    return paused_leader(target, ["raftd"])
+
+
+@test("pause-all-of-the-leader", 10)
+def pause_all(target):
+    return paused_leader(target, ["supervisor"] if target.is_etcd else
+                         ["gatewayd", "stored", "raftd", "supervisor"])
+
+
+@test("pause-stored-of-a-follower", 8)
+def pause_stored(target):
+    with Cluster(target, 3).start() as cluster:
+        slow = cluster.pick("follower")
+        others = [m for m in cluster.members if m is not slow]
+        with Load(cluster.members) as load:
+            load.wait_more(40)
+            pids = slow.pause(["stored"])
+            load.wait_more(200, others)
+            slow.resume(pids)
+            load.wait_more(40)
+            return finish(cluster, load, allow_timeouts=True)
+
+
+# ---- a member that was away ----
+
+def _varint(n):
+    out = b""
+    while n > 127:
+        out += bytes([n & 127 | 128])
+        n >>= 7
+    return out + bytes([n])
+
+
+def bulk_put(member, count, keys):
+    """count puts over `keys` keys, by h2load: it is much faster than a Python client."""
+    per_key = -(-count // keys)
+    bodies = []
+    for i in range(keys):
+        message = pb.PutRequest(key=f"bulk/{i:04}".encode(), value=b"v" * 100).SerializeToString()
+        bodies.append(b"\0" + struct.pack(">I", len(message)) + message)
+    procs = []
+    done = 0
+    for i, body in enumerate(bodies):
+        path = os.path.join(member.dir, f"body{i}")
+        with open(path, "wb") as f:
+            f.write(body)
+        procs.append(["h2load", "-n", str(per_key), "-c", "4", "-m", "50", "-d", path,
+                      "-H", "content-type: application/grpc", "-H", "te: trailers",
+                      member.client_url + "/etcdserverpb.KV/Put"])
+    for args in procs:
+        out = subprocess.run(args, capture_output=True, text=True, check=False).stdout
+        found = re.search(r"(\d+) succeeded", out)
+        done += int(found.group(1)) if found else 0
+    return done
+
+
+@test("away-for-100000-writes", 60)
+def away(target):
+    flags = ["--snapshot-count", "10000"]
+    with Cluster(target, 3, flags).start() as cluster:
+        late = cluster.pick("follower")
+        others = [m for m in cluster.members if m is not late]
+        late.stop()
+        leader = cluster.wait_leader(others)
+        start = time.monotonic()
+        done = bulk_put(leader, 100000, 20)
+        took = time.monotonic() - start
+        if done < 100000:
+            raise Failure(f"only {done} of 100000 puts were answered")
+        revision = others[0].contents()[1]
+        if revision < 100000:
+            raise Failure(f"revision is {revision} after 100000 puts")
+        with Load(others, clients=4) as load:
+            load.wait_more(20)
+            late.start()
+            late.wait_healthy(120)
+            until("the late member caught up", lambda: late.contents()[1] >= revision, 120)
+            load.wait_more(20)
+            summary = finish(cluster, load)
+        return f"100000 puts in {took:.0f} s; {summary}"
+
+
+@test("paused-for-many-writes", 25)
+def paused_for_writes(target):
+    """As above, but the member is frozen, and its connections with it."""
+    with Cluster(target, 3, ["--snapshot-count", "2000"]).start() as cluster:
+        late = cluster.pick("follower")
+        others = [m for m in cluster.members if m is not late]
+        pids = late.pause(["supervisor"] if target.is_etcd else ["raftd", "stored"])
+        done = bulk_put(cluster.wait_leader(others), 20000, 10)
+        if done < 20000:
+            raise Failure(f"only {done} of 20000 puts were answered")
+        revision = others[0].contents()[1]
+        late.resume(pids)
+        until("the late member caught up", lambda: late.contents()[1] >= revision, 60)
+        cluster.wait_healthy()
+        cluster.check_equal()
+        cluster.stop()
+        return "equal"
+
+
+# ---- the data directory ----
+
+@test("lost-data-dir", 12)
+def lost_data_dir(target):
+    with Cluster(target, 3).start() as cluster:
+        m = cluster.pick("follower")
+        with m.client() as c:
+            for i in range(50):
+                c.put(f"key{i}", "value")
+            member_id = c.status().header.member_id
+        m.stop()
+        shutil.rmtree(m.data_dir)
+        m.start()  # --initial-cluster-state new
+        until("the member ends", lambda: m.proc.poll() is not None, 20)
+        expected = f"member {member_id:x} has already been bootstrapped"
+        if m.proc.returncode == 0:
+            raise Failure("exit status 0 with a lost data directory and state new")
+        if expected not in m.log():
+            raise Failure(f"{expected!r} is not in the log:\n" + m.log()[-1500:])
+        m.destroy()
+        shutil.rmtree(m.data_dir, ignore_errors=True)
+        m.state = "existing"
+        m.start()
+        m.wait_healthy()
+        cluster.check_equal()
+        with m.client() as c:
+            if c.status().header.member_id != member_id:
+                raise Failure("the member came back with another id")
+        cluster.stop()
+        return "refused, then rejoined"
+
+
+@test("restart-keeps-everything", 8)
+def restart_keeps(target):
+    with Cluster(target, 1).start() as cluster:
+        m = cluster.members[0]
+        with Load(cluster.members, clients=4) as load:
+            load.wait_more(200)
+            load.finish()
+        before = m.contents()
+        for _ in range(2):
+            m.stop()
+            m.start()
+            m.wait_healthy()
+            if m.contents() != before:
+                raise Failure("the contents changed over a restart")
+        cluster.stop()
+        return f"{len(before[0])} keys at revision {before[1]}"
+
+
+@test("foreign-data-dir", 10)
+def foreign_data_dir(target):
+    """The data directory of another cluster brings nothing of it into this one, nor the reverse."""
+    with Cluster(target, 3).start() as ours, Cluster(target, 1).start() as theirs:
+        with ours.members[0].client() as c:
+            c.put("ours", "1")
+        with theirs.members[0].client() as c:
+            c.put("theirs", "1")
+        theirs.stop()
+        m = ours.pick("follower")
+        m.stop()
+        others = [o for o in ours.members if o is not m]
+        shutil.rmtree(m.data_dir)
+        shutil.copytree(theirs.members[0].data_dir, m.data_dir)
+        os.chmod(m.data_dir, 0o700)
+        m.start()
+        until("it serves or ends", lambda: m.healthy() or m.proc.poll() is not None, 20)
+        served = m.proc.poll() is None
+        if served:
+            with m.client() as c:
+                if c.get("ours")[0] is not None:
+                    raise Failure("a member of another cluster got our data")
+        with others[0].client() as c:
+            c.put("ours", "2")
+            if c.get("theirs")[0] is not None:
+                raise Failure("the data of another cluster got into ours")
+        m.destroy()
+        for o in others:
+            o.wait_healthy()
+            o.stop()
+        return "it kept to its own cluster" if served else f"it ended with {m.proc.returncode}"
+
+
+@test("second-process-on-one-data-dir", 6)
+def twin(target):
+    with Cluster(target, 1).start() as cluster:
+        m = cluster.members[0]
+        other = Cluster(target, 1)
+        with other:
+            t = other.members[0]
+            t.data_dir = m.data_dir
+            t.start()
+            with m.client() as c:
+                for i in range(200):
+                    c.put(f"key{i}", "value")
+            if t.healthy() and not target.is_etcd:
+                raise Failure("two members serve one data directory")
+            t.destroy()
+        m.wait_healthy()
+        cluster.stop()
+        return "the second one does not serve"
