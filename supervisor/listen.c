@@ -3,6 +3,7 @@
  */
 #include "supervisor/listen.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -12,10 +13,32 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "supervisor/settings.h"
-#include "supervisor/url.h"
 
 /* the kernel cuts it to net.core.somaxconn, whose default is this */
 enum { BACKLOG = 4096 };
+
+bool listener_address(const struct url *u, struct sockaddr_storage *ret, socklen_t *ret_len)
+{
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+    uint16_t port = htons((uint16_t)strtoul(u->port, NULL, 10));
+    const char *host = strcmp(u->host, "localhost") == 0 ? "127.0.0.1" : u->host;
+
+    *ret = (struct sockaddr_storage){0};
+    if (inet_pton(AF_INET, host, &v4.sin_addr) == 1) {
+        v4.sin_port = port;
+        memcpy(ret, &v4, sizeof(v4));
+        *ret_len = sizeof(v4);
+        return true;
+    }
+    if (inet_pton(AF_INET6, host, &v6.sin6_addr) == 1) {
+        v6.sin6_port = port;
+        memcpy(ret, &v6, sizeof(v6));
+        *ret_len = sizeof(v6);
+        return true;
+    }
+    return false;
+}
 
 static int open_socket(const struct url *u, bool reuse_port, int *ret_fd, const char **ret_step)
 {
@@ -25,7 +48,7 @@ static int open_socket(const struct url *u, bool reuse_port, int *ret_fd, const 
     int one = 1, dual;
 
     *ret_step = "address";
-    if (!url_bind_address(u, &address, &len))
+    if (!listener_address(u, &address, &len))
         return -EINVAL;
     *ret_step = "socket";
     fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -66,12 +89,8 @@ static bool has_url(const struct listener_set *set, const char *url)
 static int open_list(struct listener_set *set, const struct settings *s, const char *name,
                      char **ret_why)
 {
-    CLEANUP(url_list_fini) struct url_list urls = {0};
+    CLEANUP(setting_urls_fini) struct setting_urls urls = settings_urls(s, name);
 
-    if (*settings_text(s, name) == '\0')
-        return 0;
-    if (url_list_parse(settings_text(s, name), &urls, ret_why) < 0)
-        return -EINVAL;
     for (size_t i = 0; i < urls.count; i++) {
         const char *step;
         int fd = -1, r;

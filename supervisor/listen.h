@@ -5,9 +5,12 @@
 #ifndef CONCLAVE_SUPERVISOR_LISTEN_H
 #define CONCLAVE_SUPERVISOR_LISTEN_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <sys/socket.h>
 
 struct settings;
+struct url;
 
 struct listener {
     int fd;
@@ -22,6 +25,8 @@ struct listener_set {
 /* One socket per distinct URL of listen-client-urls and listen-metrics-urls. Negative errno, and what
  * failed in *ret_why (free()); nothing stays open then. */
 int listener_set_open(struct listener_set *set, const struct settings *s, char **ret_why);
+/* False: not an address one can bind to, which is a literal IP or localhost (127.0.0.1, as in etcd). */
+bool listener_address(const struct url *u, struct sockaddr_storage *ret, socklen_t *ret_len);
 void listener_set_close(struct listener_set *set);
 
 #endif

@@ -15,7 +15,6 @@
 #include "lib/conf/conf.h"
 #include "lib/log/log.h"
 #include "lib/util/xmalloc.h"
-#include "supervisor/url.h"
 
 /* longest text of one value; a bigger one is a mistake, not a setting */
 enum { VALUE_BYTES_MAX = 64 * 1024 };
@@ -178,7 +177,7 @@ static int check_origins(const char *text, char **ret_why)
 
         if (*item == '\0' || strcmp(item, "*") == 0)
             continue;
-        if (url_parse(item, &u, ret_why) < 0)
+        if (url_parse(bytes_str(item), &u, ret_why) < 0)
             return -EINVAL;
     }
     return 0;
@@ -261,7 +260,7 @@ static int check_gates(const char *text, char **ret_why)
 static int normalise(const struct setting_def *d, const char *text, char **ret_normal,
                      char **ret_why)
 {
-    struct url_list urls;
+    CLEANUP(url_list_fini) struct url_list urls = {0};
     uint64_t u;
     int64_t i;
     bool b;
@@ -299,10 +298,9 @@ static int normalise(const struct setting_def *d, const char *text, char **ret_n
             *ret_normal = xstrdup(d->def != NULL ? d->def : "");
             return 0;
         }
-        if (url_list_parse(text, &urls, ret_why) < 0)
+        if (url_list_parse(bytes_str(text), &urls, ret_why) < 0)
             return -EINVAL;
         *ret_normal = url_list_join(&urls);
-        url_list_fini(&urls);
         return 0;
     case SETTING_ENUM:
         if (!in_comma_list(d->values, text))
@@ -352,6 +350,30 @@ const char *settings_text(const struct settings *s, const char *name)
     size_t id = must_find(name);
 
     return s->values[id].text != NULL ? s->values[id].text : default_of(id);
+}
+
+struct setting_urls settings_urls(const struct settings *s, const char *name)
+{
+    CLEANUP(url_list_fini) struct url_list texts = {0};
+    struct setting_urls urls = {0};
+
+    url_list_split(bytes_str(settings_text(s, name)), &texts);
+    urls.items = xcalloc(texts.count + 1, sizeof(*urls.items));
+    for (size_t i = 0; i < texts.count; i++) {
+        CLEANUP(freep) char *why = NULL;
+
+        if (url_parse(bytes_str(texts.items[i]), &urls.items[urls.count++], &why) < 0)
+            PANIC("%s: %s", name, why);
+    }
+    return urls;
+}
+
+void setting_urls_fini(struct setting_urls *urls)
+{
+    for (size_t i = 0; i < urls->count; i++)
+        url_fini(&urls->items[i]);
+    free(urls->items);
+    *urls = (struct setting_urls){0};
 }
 
 bool settings_is_given(const struct settings *s, const char *name)

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include "lib/util/buf.h"
 #include "lib/util/macros.h"
+#include "lib/util/url.h"
 
 enum setting_type {
     SETTING_STRING,
@@ -120,6 +121,13 @@ const char *settings_text(const struct settings *s, const char *name);
 bool settings_bool(const struct settings *s, const char *name);
 uint64_t settings_u64(const struct settings *s, const char *name);
 uint64_t settings_duration_ms(const struct settings *s, const char *name);
+/* The URLs of a setting of that type, whose syntax was checked when it was given. */
+struct setting_urls {
+    struct url *items;
+    size_t count;
+};
+struct setting_urls settings_urls(const struct settings *s, const char *name);
+void setting_urls_fini(struct setting_urls *urls);
 bool settings_is_given(const struct settings *s, const char *name);
 /* Level for one process out of "info,raftd=debug". Released with free(). */
 char *settings_log_level(const struct settings *s, const char *process);

@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include "lib/util/xmalloc.h"
-#include "supervisor/url.h"
 
 struct cluster_url {
     char *name;
@@ -56,7 +55,7 @@ static int cluster_parse(const char *text, struct cluster *c, char **ret_why)
             *eq = '\0';
         c->items = xreallocarray(c->items, c->count + 1, sizeof(*c->items));
         c->items[c->count] = (struct cluster_url){.name = xstrdup(item)};
-        if (url_parse(eq != NULL ? eq + 1 : "", &c->items[c->count++].url, ret_why) < 0)
+        if (url_parse(bytes_str(eq != NULL ? eq + 1 : ""), &c->items[c->count++].url, ret_why) < 0)
             return -EINVAL;
     }
     if (c->count > 1)
@@ -117,14 +116,11 @@ static bool same_place(const struct url *a, const struct url *b)
 static int check_advertised(const struct settings *s, const struct cluster *c, const char *name,
                             struct settings_error *e)
 {
-    CLEANUP(url_list_fini) struct url_list own = {0};
-    CLEANUP(freep) char *why = NULL;
-    CLEANUP(freep) char *advertised = NULL;
+    CLEANUP(setting_urls_fini) struct setting_urls own =
+        settings_urls(s, "initial-advertise-peer-urls");
+    const char *advertised = settings_text(s, "initial-advertise-peer-urls");
     CLEANUP(freep) char *initial = cluster_join(c, name);
 
-    if (url_list_parse(settings_text(s, "initial-advertise-peer-urls"), &own, &why) < 0)
-        return settings_error_at(s, "initial-advertise-peer-urls", e, "%s", why);
-    advertised = url_list_join(&own);
     for (size_t i = 0; i < c->count; i++) {
         bool found = strcmp(c->items[i].name, name) != 0;
 

@@ -17,7 +17,7 @@
 #include <unistd.h>
 #include "lib/conf/conf.h"
 #include "lib/util/xmalloc.h"
-#include "supervisor/url.h"
+#include "supervisor/listen.h"
 
 enum {
     ELECTION_MS_MAX = 50000,
@@ -28,15 +28,9 @@ enum {
     REQUEST_BYTES_MAX = 32 << 20,
 };
 
-/* Parses a URL setting, whose syntax was checked when it was given. Empty text: an empty list. */
-static struct url_list urls_of(const struct settings *s, const char *name)
+static bool is_unix(const struct url *u)
 {
-    struct url_list l = {0};
-    CLEANUP(freep) char *why = NULL;
-
-    if (*settings_text(s, name) != '\0' && url_list_parse(settings_text(s, name), &l, &why) < 0)
-        PANIC("%s: %s", name, why);
-    return l;
+    return strncmp(u->scheme, "unix", 4) == 0;
 }
 
 static void set(struct settings *s, const char *name, char *text)
@@ -68,13 +62,13 @@ static int check_logging(struct settings *s, struct settings_error *e)
 
 static int check_listen_urls(struct settings *s, const char *name, struct settings_error *e)
 {
-    CLEANUP(url_list_fini) struct url_list l = urls_of(s, name);
+    CLEANUP(setting_urls_fini) struct setting_urls l = settings_urls(s, name);
 
     for (size_t i = 0; i < l.count; i++) {
         struct sockaddr_storage address;
         socklen_t len;
 
-        if (!url_is_unix(&l.items[i]) && !url_bind_address(&l.items[i], &address, &len))
+        if (!is_unix(&l.items[i]) && !listener_address(&l.items[i], &address, &len))
             return settings_error_at(s, name, e, "expected IP in URL for binding (%s)",
                                      l.items[i].text);
     }
@@ -83,10 +77,10 @@ static int check_listen_urls(struct settings *s, const char *name, struct settin
 
 static int check_advertised_urls(struct settings *s, const char *name, struct settings_error *e)
 {
-    CLEANUP(url_list_fini) struct url_list l = urls_of(s, name);
+    CLEANUP(setting_urls_fini) struct setting_urls l = settings_urls(s, name);
 
     for (size_t i = 0; i < l.count; i++) {
-        if (!url_is_unix(&l.items[i]) && l.items[i].host[0] == '\0')
+        if (!is_unix(&l.items[i]) && l.items[i].host[0] == '\0')
             return settings_error_at(s, name, e,
                                      "--%s \"%s\" must be \"host:port\" (unexpected empty host "
                                      "(%s))",
@@ -223,7 +217,7 @@ static int check_key_pair(struct settings *s, const char *cert_name, const char 
 static int check_schemes(struct settings *s, const char *name, const char *cert, const char *key,
                          const char *auto_tls, const char *kind, struct settings_error *e)
 {
-    CLEANUP(url_list_fini) struct url_list l = urls_of(s, name);
+    CLEANUP(setting_urls_fini) struct setting_urls l = settings_urls(s, name);
 
     for (size_t i = 0; i < l.count; i++) {
         const struct url *u = &l.items[i];
@@ -300,7 +294,7 @@ static char *default_route_address(void)
 
 static void advertise_default_host(struct settings *s, const char *listen, const char *advertise)
 {
-    CLEANUP(url_list_fini) struct url_list l = urls_of(s, listen);
+    CLEANUP(setting_urls_fini) struct setting_urls l = settings_urls(s, listen);
     CLEANUP(freep) char *host = NULL;
 
     if (l.count == 0 || strcmp(l.items[0].host, "0.0.0.0") != 0 ||
@@ -333,7 +327,7 @@ static void derive(struct settings *s)
     advertise_default_host(s, "listen-client-urls", "advertise-client-urls");
     if (strcmp(name, "default") != 0 &&
         strcmp(settings_text(s, "initial-cluster"), default_cluster) == 0) {
-        CLEANUP(url_list_fini) struct url_list l = urls_of(s, "initial-advertise-peer-urls");
+        CLEANUP(setting_urls_fini) struct setting_urls l = settings_urls(s, "initial-advertise-peer-urls");
         struct buf b = BUF_INIT;
 
         for (size_t i = 0; i < l.count; i++)

@@ -23,7 +23,6 @@
 #include "lib/util/prng.h"
 #include "lib/util/xmalloc.h"
 #include "supervisor/child.h"
-#include "supervisor/url.h"
 
 enum {
     CHILD_COUNT_MAX = 18, /* raftd, stored, 16 gatewayds */
@@ -86,14 +85,12 @@ static bool all_in(const struct supervisor *sv, enum child_state state, size_t f
 
 static void announce_ready(struct supervisor *sv)
 {
-    CLEANUP(url_list_fini) struct url_list urls = {0};
-    CLEANUP(freep) char *why = NULL;
+    CLEANUP(setting_urls_fini) struct setting_urls urls =
+        settings_urls(sv->args.settings, "listen-client-urls");
 
     sv->told_ready = true;
     sd_notify(0, "READY=1");
     log_info("ready to serve client requests");
-    if (url_list_parse(settings_text(sv->args.settings, "listen-client-urls"), &urls, &why) < 0)
-        return;
     for (size_t i = 0; i < urls.count; i++)
         log_info("serving insecure client requests on %s:%s, this is strongly discouraged!",
                  strcmp(urls.items[i].host, "localhost") == 0 ? "127.0.0.1" : urls.items[i].host,

@@ -1,5 +1,6 @@
 #include "lib/util/url.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,13 @@ static int refuse(char **ret_error, const char *what, const char *text)
     return -EINVAL;
 }
 
+/* What is not even a URL to Go is told in the words of its parser. */
+static int refuse_parse(char **ret_error, const char *text, const char *why)
+{
+    *ret_error = xasprintf("parse \"%s\": %s", text, why);
+    return -EINVAL;
+}
+
 static bool port_valid(const char *port)
 {
     unsigned int v = 0;
@@ -37,51 +45,103 @@ static bool port_valid(const char *port)
     return v <= 65535;
 }
 
-int url_parse(struct bytes raw, struct url *ret, char **ret_error)
+/* Length of the scheme, 0 when there is none (RFC 3986 section 3.1). */
+static size_t scheme_len(const char *s)
+{
+    for (size_t i = 0; s[i] != '\0'; i++) {
+        unsigned char c = (unsigned char)s[i];
+
+        if (isalpha(c) || (i > 0 && (isdigit(c) || c == '+' || c == '-' || c == '.')))
+            continue;
+        return c == ':' ? i : 0;
+    }
+    return 0;
+}
+
+/* Host and port of "[::1]:2379" or "host:2379". False: not of that form. */
+static bool split_host_port(const char *address, char **ret_host, char **ret_port)
+{
+    const char *colon = strrchr(address, ':');
+    const char *start = address, *end = colon;
+
+    if (colon == NULL || colon[1] == '\0')
+        return false;
+    if (*address == '[') {
+        start = address + 1;
+        end = strchr(address, ']');
+        if (end == NULL || end + 1 != colon)
+            return false;
+    } else if (memchr(address, ':', (size_t)(colon - address)) != NULL ||
+               memchr(address, ']', (size_t)(colon - address)) != NULL) {
+        return false;
+    }
+    *ret_host = xstrndup(start, (size_t)(end - start));
+    *ret_port = xstrdup(colon + 1);
+    return true;
+}
+
+/* The checks come in etcd's order: a wrong URL is often wrong in several ways, and people search for
+ * the text they know. */
+static int parse_authority(const char *text, const char *rest, struct url *u, char **ret_error)
 {
     static const char form[] = "URL address does not have the form \"host:port\"";
+    size_t address_len = strcspn(rest, "/?#");
+    CLEANUP(freep) char *address = xstrndup(rest, address_len);
+
+    if (address[0] == '[' && strchr(address, ']') == NULL)
+        return refuse_parse(ret_error, text, "missing ']' in host");
+    if (strchr(address, '@') != NULL || !split_host_port(address, &u->host, &u->port))
+        return refuse(ret_error, form, text);
+    if (strspn(u->port, "0123456789") != strlen(u->port)) {
+        CLEANUP(freep) char *why = xasprintf("invalid port \":%s\" after host", u->port);
+
+        return refuse_parse(ret_error, text, why);
+    }
+    if (!port_valid(u->port))
+        return refuse(ret_error, form, text);
+    if (rest[address_len] != '\0')
+        return refuse(ret_error, "URL must not contain a path", text);
+    u->text = xasprintf("%s://%s", u->scheme, address);
+    return 0;
+}
+
+int url_parse(struct bytes raw, struct url *ret, char **ret_error)
+{
     struct bytes v = trim(raw);
     CLEANUP(freep) char *text = xstrndup((const char *)v.data, MIN(v.len, (size_t)URL_BYTES_MAX));
-    const char *sep = strstr(text, "://"), *rest, *end, *colon;
-    bool is_unix;
+    CLEANUP(url_fini) struct url u = {0};
+    size_t len;
+    const char *rest;
+    int r;
 
     if (v.len > URL_BYTES_MAX || strlen(text) != v.len)
         return refuse(ret_error, "URL is too long or not text", text);
-    if (sep == NULL)
-        return refuse(ret_error, "URL scheme must be http, https, unix, or unixs", text);
-    CLEANUP(freep) char *scheme = xstrndup(text, (size_t)(sep - text));
-    is_unix = strcmp(scheme, "unix") == 0 || strcmp(scheme, "unixs") == 0;
-    if (!is_unix && strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0)
-        return refuse(ret_error, "URL scheme must be http, https, unix, or unixs", text);
-    rest = sep + 3;
-    if (is_unix) {
-        *ret = (struct url){
-            .text = xstrdup(text), .scheme = TAKE(scheme), .host = xstrdup(rest), .port = xstrdup("")};
-        return 0;
+    for (const char *p = text; *p != '\0'; p++) {
+        if ((unsigned char)*p < 0x20 || *p == 0x7f)
+            return refuse_parse(ret_error, text, "invalid control character in URL");
     }
-    end = rest + strcspn(rest, "/?#");
-    if (*rest == '[') {
-        colon = strchr(rest, ']');
-        colon = colon != NULL && colon < end && colon[1] == ':' ? colon + 1 : NULL;
+    len = scheme_len(text);
+    if (text[0] == ':')
+        return refuse_parse(ret_error, text, "missing protocol scheme");
+    if (len == 0 && text[0] != '/' && memchr(text, ':', strcspn(text, "/")) != NULL)
+        return refuse_parse(ret_error, text, "first path segment in URL cannot contain colon");
+    u.scheme = xstrndup(text, len);
+    for (char *p = u.scheme; *p != '\0'; p++)
+        *p = (char)tolower((unsigned char)*p);
+    rest = text + (len > 0 ? len + 1 : 0);
+    if (strcmp(u.scheme, "unix") == 0 || strcmp(u.scheme, "unixs") == 0) {
+        u.host = xstrdup(strncmp(rest, "//", 2) == 0 ? rest + 2 : rest);
+        u.port = xstrdup("");
+        u.text = xasprintf("%s:%s", u.scheme, rest);
+    } else if (strcmp(u.scheme, "http") != 0 && strcmp(u.scheme, "https") != 0) {
+        return refuse(ret_error, "URL scheme must be http, https, unix, or unixs", text);
     } else {
-        colon = memchr(rest, ':', (size_t)(end - rest));
-        if (colon != NULL && memchr(colon + 1, ':', (size_t)(end - colon - 1)) != NULL)
-            colon = NULL;
+        r = parse_authority(text, strncmp(rest, "//", 2) == 0 ? rest + 2 : "", &u, ret_error);
+        if (r < 0)
+            return r;
     }
-    if (colon == NULL)
-        return refuse(ret_error, form, text);
-    CLEANUP(freep) char *port = xstrndup(colon + 1, (size_t)(end - colon - 1));
-    if (!port_valid(port))
-        return refuse(ret_error, form, text);
-    if (*end != '\0')
-        return refuse(ret_error, "URL must not contain a path", text);
-    *ret = (struct url){
-        .text = xstrdup(text),
-        .scheme = TAKE(scheme),
-        .host = *rest == '[' ? xstrndup(rest + 1, (size_t)(colon - rest - 2))
-                             : xstrndup(rest, (size_t)(colon - rest)),
-        .port = TAKE(port),
-    };
+    *ret = u;
+    u = (struct url){0};
     return 0;
 }
 

@@ -12,8 +12,8 @@
 enum { URL_LIST_MAX = 64, URL_BYTES_MAX = 1024 };
 
 struct url {
-    char *text;   /* as given, without surrounding blanks */
-    char *scheme;
+    char *text;   /* without surrounding blanks, the scheme in lower case */
+    char *scheme; /* http, https, unix, unixs */
     char *host;   /* without brackets; for unix: the path */
     char *port;   /* "" for unix */
 };

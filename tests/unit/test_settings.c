@@ -224,8 +224,8 @@ Test(settings, flags_that_are_wrong)
          "port \":b\" after host"},
         {{"--listen-client-urls=http://a:99999"},
          2,
-         "invalid value \"http://a:99999\" for flag -listen-client-urls: parse \"http://a:99999\": "
-         "invalid port \":99999\" after host"},
+         "invalid value \"http://a:99999\" for flag -listen-client-urls: URL address does not have "
+         "the form \"host:port\": http://a:99999"},
         {{"--cors=foo"},
          2,
          "invalid value \"foo\" for flag -cors: URL scheme must be http, https, unix, or unixs: foo"},
