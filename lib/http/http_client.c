@@ -315,8 +315,6 @@ static void update_io(struct http_client *client)
 
     if (http_out_pending(&client->out) != 0)
         events |= LOOP_WRITE;
-    if (client->down)
-        events = 0;
     if (events == client->io_events)
         return;
     client->io_events = events;
@@ -334,7 +332,9 @@ static void settle(struct http_client *client)
         return;
     client->told = true;
     client->connected = false;
-    update_io(client);
+    loop_io_free(client->io);
+    client->io = NULL;
+    client->transport.ops->close(&client->transport); /* the server hears of it now, not at x_free */
     loop_timer_stop(client->timer);
     while (!list_empty(&client->over)) {
         struct http_call *call = LIST_ENTRY(client->over.next, struct http_call, link);
@@ -574,15 +574,13 @@ void http_client_free(struct http_client *client)
     assert(client->depth == 0); /* not from within the callbacks of its own calls */
     client->handler = NULL;
     client->down = client->ending = true;
-    settle(client);
+    settle(client); /* closes, unless that has happened */
     client->proto->fini(client);
     http_chunk_queue_free(&client->spent);
     while ((node = list_pop_front(&client->pool)) != NULL)
         call_free(LIST_ENTRY(node, struct http_call, link));
-    loop_io_free(client->io);
     loop_hook_free(client->flush);
     loop_timer_free(client->timer);
-    client->transport.ops->close(&client->transport);
     http_out_fini(&client->out);
     buf_fini(&client->scratch.buf);
     free(client->authority);
