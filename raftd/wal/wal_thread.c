@@ -310,13 +310,13 @@ static void hand_over(struct wal_thread *t, bool due)
 
 uint64_t wal_thread_submit(struct wal_thread *t, const struct wal_batch *batch, bool must_sync)
 {
-    uint64_t sequence = ++t->submitted;
-
+    if (must_sync)
+        t->submitted++;
     wal_encode(t->wal, batch, &t->staging);
     hand_over(t, must_sync);
     if (t->wal->offset > t->wal->capacity / 2)
         want_prepared(t, t->wal->segments[t->wal->segment_count - 1].sequence + 1);
-    return sequence;
+    return t->submitted;
 }
 
 void wal_thread_trim(struct wal_thread *t, uint64_t index)

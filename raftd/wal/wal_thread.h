@@ -38,9 +38,10 @@ struct wal_thread *wal_thread_new(const struct wal_thread_args *args);
  */
 void wal_thread_free(struct wal_thread *t);
 
-/* Hands over one batch, which is copied. Returns its sequence number, growing from 1. With
- * must_sync false (nothing but a new commit index, say) it is kept until the next batch that syncs
- * and is reported with that one: do not wait for it. */
+/* Hands over one batch, which is copied. Returns the sequence number to wait for, growing from 1
+ * with each batch that must sync. With must_sync false (nothing but a new commit index, say) the
+ * batch is kept until the next one that syncs, and the number is that of the one before: nothing
+ * needs to wait for it. */
 uint64_t wal_thread_submit(struct wal_thread *t, const struct wal_batch *batch, bool must_sync);
 
 /* As wal_trim, later on the log's thread. */

@@ -70,8 +70,8 @@ def edges():
         yield R(key=b"k", range_end=b"l", **kw)
         yield R(key=b"k3", **kw)
         yield R(key=b"nothing", **kw)
-    for order in (0, 1, 2, 9):
-        for target in (0, 1, 2, 3, 4, 9):
+    for order in (0, 1, 2):
+        for target in (0, 1, 2, 3, 4):  # etcd dies of other numbers
             yield R(**ALL, sort_order=order, sort_target=target)
             yield R(**ALL, sort_order=order, sort_target=target, limit=3)
     for name in ("min_mod_revision", "max_mod_revision", "min_create_revision",
