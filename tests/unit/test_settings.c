@@ -585,3 +585,20 @@ Test(settings, reload_takes_only_what_it_may)
     settings_fini(&old);
     settings_fini(&newer);
 }
+
+/* docs/configuration.md carries the tables that supervisor/settings_reference prints. */
+Test(settings, the_reference_page_is_up_to_date)
+{
+    CLEANUP(freep) char *tables = NULL;
+    CLEANUP(freep) char *page = NULL;
+    size_t tables_len = 0, page_len = 0;
+    FILE *out = open_memstream(&tables, &tables_len);
+    FILE *in = fopen(SRCDIR "/docs/configuration.md", "r");
+
+    cr_assert(out != NULL && in != NULL);
+    settings_print_reference(out);
+    fclose(out);
+    cr_assert(getdelim(&page, &page_len, '\0', in) > 0);
+    fclose(in);
+    cr_assert_not_null(strstr(page, tables), "print the tables again with settings_reference");
+}
