@@ -7,7 +7,6 @@
  * promised things (votes, acknowledged entries) it no longer knows. A new cluster's log begins
  * with one committed configuration entry per member; a joining member's log begins empty.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -124,15 +123,6 @@ static int plan_first_start(struct raftd *r)
     return 0;
 }
 
-/* A log that vanished while the keyspace is still there was deleted by somebody: starting over
- * would forget votes and acknowledged entries. */
-static bool keyspace_exists(const struct raftd *r)
-{
-    CLEANUP(freep) char *path = xasprintf("%s/db/CURRENT", r->member_dir);
-
-    return access(path, F_OK) == 0;
-}
-
 int raftd_boot_open(struct raftd *r)
 {
     int e = make_dir(r->conf->data_dir, "data");
@@ -155,8 +145,6 @@ int raftd_boot_open(struct raftd *r)
     }
     if (e == 1)
         return open_existing(r);
-    if (keyspace_exists(r))
-        log_warn("%s has a keyspace but %s has no log", r->member_dir, r->wal_dir);
     return plan_first_start(r);
 }
 
@@ -191,7 +179,8 @@ static void create_log(struct raftd *r)
 
 static void boot_done(struct raftd *r)
 {
-    loop_timer_stop(r->boot_timer);
+    if (r->boot_timer != NULL)
+        loop_timer_stop(r->boot_timer);
     if (r->wal == NULL)
         create_log(r);
     r->phase = RAFTD_WAITING;
@@ -240,6 +229,7 @@ void raftd_boot_start(struct raftd *r)
         if (strcmp(r->boot.list[i].name, r->name) != 0)
             peers_set(r->peers, id, &r->boot.list[i].urls);
     }
+    r->boot_timer = loop_timer_new(r->loop, "raftd_boot", ask, r);
     loop_timer_start(r->boot_timer, 10, ASK_RETRY_MS);
 }
 
