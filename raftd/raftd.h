@@ -146,6 +146,7 @@ struct raftd {
     bool stored_up;
     uint64_t applied_index, durable_index, chain_hash; /* as last reported */
     uint64_t sent_index; /* last index sent over this link */
+    size_t frame_bytes;  /* in the COMMITTED frame that is open */
     uint64_t marker_index; /* newest snapshot marker */
     struct list conf_pending;
     uint64_t delivered_term; /* of the newest entry delivered */
