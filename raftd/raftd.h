@@ -138,6 +138,7 @@ struct raftd {
     size_t slot_head, slot_count;
     struct raft_status status; /* as of the last ready */
     uint64_t leader_changes;
+    bool fetch_retry; /* older entries could not be read just now */
 
     /* stored */
     struct ipc_link *stored;

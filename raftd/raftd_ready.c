@@ -214,6 +214,7 @@ static int storage_entries(void *user, raft_id peer, raft_index lo, raft_index h
         if (e == -EBADMSG)
             daemon_fatal(r->d, "the log is damaged: %s", wal_read_error(r->wal));
         wal_entries_fini(&chunk);
+        r->fetch_retry = e != -ENOENT; /* the next tick asks again */
         return e == -ENOENT ? -ENODATA : -EAGAIN;
     }
     n = MIN(chunk.count, max_count);
