@@ -275,6 +275,7 @@ void raftd_snap_on_peer(struct raftd *r, const struct peer_header *h, const stru
 void raftd_snap_on_peer_down(struct raftd *r, uint64_t peer_id);
 void raftd_snap_on_stored_down(struct raftd *r);
 void raftd_snap_tick(struct raftd *r);
+void raftd_snap_settle(struct raftd *r);
 void raftd_snap_activate(struct raftd *r, const struct raft_snapshot *s);
 void raftd_snap_leader_changed(struct raftd *r);
 void raftd_snap_fini(struct raftd *r);

@@ -138,6 +138,8 @@ int raftd_apply_resume(struct raftd *r)
     raft_get_status(r->raft, &r->status);
     if (index > r->status.applied_index)
         e = catch_up_core(r);
+    else if (index > r->members_index)
+        load_members(r);
     if (e == 0)
         e = raft_deliver_resume(r->raft, index);
     raft_get_status(r->raft, &r->status);

@@ -163,6 +163,8 @@ void raftd_work(void *user)
         submit_slots(r);
         finish_slots(r); /* a ready without a write is done when those before it are */
     }
+    if (!raft_has_ready(r->raft))
+        raftd_snap_settle(r);
     if (soft) {
         leader_known = raft_leader(r->raft) != 0;
         on_soft_changed(r);
