@@ -176,6 +176,11 @@ struct wal_writer {
     bool no_fsync;
     int file; /* the segment written to, -1: none */
     bool dirty;
+    bool no_write_sync; /* not to be had here */
+    /* for write_sync: the block that the next write begins in, as far as it is written */
+    uint8_t *block; /* aligned; the blocks of one write are put together here */
+    size_t block_cap;
+    uint64_t block_end; /* file offset up to which block[0] holds the file's bytes; 0: unknown */
     uint64_t segments_cut, bytes_written;
     /* Gives a prepared empty file of segment_bytes, its path in `ret_path` (PATH_MAX), or -EAGAIN:
      * make one yourself. NULL: always make one. */

@@ -19,6 +19,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { WAL_IO_BLOCK_BYTES = 4096 };
+
 struct wal_io {
     const struct wal_io_ops *ops;
     void *user; /* passed to each call */
@@ -39,6 +41,9 @@ struct wal_io_ops {
     /* Fewer bytes than asked for only at the end of the file. */
     int (*pread)(void *user, int file, void *data, size_t len, uint64_t offset, size_t *ret_len);
     int (*fdatasync)(void *user, int file);
+    /* Optional (NULL): both at once, past the page cache. data, len and offset are multiples of
+     * WAL_IO_BLOCK_BYTES. -EOPNOTSUPP: this file cannot; nothing was written. */
+    int (*write_sync)(void *user, int file, const void *data, size_t len, uint64_t offset);
     int (*rename)(void *user, const char *from, const char *to);
     int (*unlink)(void *user, const char *path);
     int (*mkdir)(void *user, const char *path); /* 0 also when it is there */

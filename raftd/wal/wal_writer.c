@@ -114,6 +114,7 @@ void wal_writer_fini(struct wal_writer *w)
     if (w->file >= 0)
         w->io->ops->close(w->io->user, w->file);
     w->file = -1;
+    free(w->block);
     free(w->wal_dir);
     free(w->snap_dir);
 }
@@ -206,6 +207,57 @@ static int write_new_segment(struct wal_writer *w, const struct wal_op *op, cons
     return 0;
 }
 
+/*
+ * Whole blocks at once, durable: the bytes of the first block before the batch, the batch, zeros to
+ * the end of the last block, which are there already. -EOPNOTSUPP: write and sync instead.
+ */
+static int write_blocks(struct wal_writer *w, const struct wal_op *op)
+{
+    enum { BLOCK = WAL_IO_BLOCK_BYTES };
+    uint64_t base = op->offset - op->offset % BLOCK;
+    size_t before = (size_t)(op->offset % BLOCK), used = before + op->data.len;
+    size_t len = (used + BLOCK - 1) / BLOCK * BLOCK;
+    int r;
+
+    if (len > w->block_cap) {
+        size_t cap = MAX(len, (size_t)(256 << 10));
+        uint8_t *block = aligned_alloc(BLOCK, (cap + BLOCK - 1) / BLOCK * BLOCK);
+
+        if (block == NULL)
+            return -ENOMEM;
+        if (w->block != NULL)
+            memcpy(block, w->block, BLOCK);
+        free(w->block);
+        w->block = block;
+        w->block_cap = cap;
+    }
+    if (before != 0 && w->block_end != op->offset) {
+        size_t got;
+
+        r = w->io->ops->pread(w->io->user, w->file, w->block, BLOCK, base, &got);
+        if (r < 0 || got < before)
+            return r < 0 ? r : -EIO;
+    }
+    memcpy(w->block + before, op->data.data, op->data.len);
+    memset(w->block + used, 0, len - used);
+    w->block_end = 0;
+    r = w->io->ops->write_sync(w->io->user, w->file, w->block, len, base);
+    if (r < 0)
+        return r;
+    /* the last block begins the next write */
+    if (len > BLOCK)
+        memcpy(w->block, w->block + len - BLOCK, BLOCK);
+    w->block_end = op->offset + op->data.len;
+    return 0;
+}
+
+static bool can_write_blocks(const struct wal_writer *w, const struct wal_queue *q, bool sync)
+{
+    return sync && !w->dirty && !w->no_fsync && !w->no_write_sync &&
+           w->io->ops->write_sync != NULL && q->count == 1 && q->ops[0].kind == WAL_OP_WRITE &&
+           q->ops[0].offset != 0;
+}
+
 static int run_op(struct wal_writer *w, const struct wal_op *op, const char **ret_what)
 {
     char path[PATH_MAX], name[WAL_NAME_MAX];
@@ -214,6 +266,7 @@ static int run_op(struct wal_writer *w, const struct wal_op *op, const char **re
     switch (op->kind) {
     case WAL_OP_WRITE:
         w->bytes_written += op->data.len;
+        w->block_end = 0;
         if (op->offset == 0)
             return write_new_segment(w, op, ret_what);
         assert(w->file >= 0);
@@ -246,6 +299,16 @@ static int run_op(struct wal_writer *w, const struct wal_op *op, const char **re
 int wal_writer_run(struct wal_writer *w, const struct wal_queue *q, bool sync,
                    const char **ret_what)
 {
+    if (can_write_blocks(w, q, sync)) {
+        int r = write_blocks(w, &q->ops[0]);
+
+        *ret_what = "write";
+        if (r == 0)
+            w->bytes_written += q->ops[0].data.len;
+        if (r != -EOPNOTSUPP)
+            return r;
+        w->no_write_sync = true;
+    }
     for (size_t i = 0; i < q->count; i++) {
         int r = run_op(w, &q->ops[i], ret_what);
 

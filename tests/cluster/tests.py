@@ -376,3 +376,24 @@ def twin(target):
         m.wait_healthy()
         cluster.stop()
         return "the second one does not serve"
+
+
+# ---- side by side with Debian's etcd ----
+
+def side_by_side(script):
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "compat", script)
+    p = subprocess.run([path], capture_output=True, text=True, errors="replace", check=False)
+    lines = (p.stdout + p.stderr).strip().splitlines()
+    if p.returncode != 0:
+        raise Failure("\n".join(lines[:60] + lines[-1:]))
+    return lines[-1]
+
+
+@test("compat-etcdctl", 25)
+def compat_etcdctl(target):
+    return side_by_side("compare.py")
+
+
+@test("compat-grpc", 15)
+def compat_grpc(target):
+    return side_by_side("compare_grpc.py")
