@@ -187,19 +187,23 @@ int main(int argc, char **argv, char **env)
     CLEANUP(freep) char *run_dir = NULL;
     CLEANUP(freep) char *stale = NULL;
 
-    if (settings_load(&s, argc, argv, env, &action, &error) < 0)
-        return report(&error);
-    if (action == SETTINGS_HELP) {
-        settings_print_usage(stderr);
-        settings_print_help(stdout);
-        return 0;
+    if (settings_load(&s, argc, argv, env, &action, &error) < 0) {
+        end.exit_status = report(&error);
+        settings_error_fini(&error);
+        goto fail_settings;
     }
-    if (action == SETTINGS_VERSION) {
-        settings_print_version(stdout);
-        return 0;
+    if (action != SETTINGS_START) {
+        if (action == SETTINGS_HELP) {
+            settings_print_usage(stderr);
+            settings_print_help(stdout);
+        } else {
+            settings_print_version(stdout);
+        }
+        end.exit_status = 0;
+        goto fail_settings;
     }
     if (open_log(&s) < 0)
-        return 1;
+        goto fail_settings;
     signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
     log_settings(&s);
@@ -231,7 +235,8 @@ fail_sockets:
     listener_set_close(&listeners);
 fail:
     datadir_close(&datadir);
-    settings_fini(&s);
     log_close();
+fail_settings:
+    settings_fini(&s);
     finish(end);
 }
