@@ -36,6 +36,7 @@ enum {
     MESSAGE_BYTES_MAX = 4096,
     MESSAGES_PER_TURN_MAX = 64,
     NONSENSE_LOGGED_MAX = 10, /* per life of the process */
+    USAGE_STATUS = 2,
     EXEC_FAILED_STATUS = 127,
 };
 
@@ -401,13 +402,19 @@ static bool last_words(struct child *c)
 {
     CLEANUP(freep) char *fatal = TAKE(c->fatal);
 
+    bool refused_to_start = !c->ever_ready && WIFEXITED(c->wait_status);
+
+    if (refused_to_start && WEXITSTATUS(c->wait_status) == USAGE_STATUS) {
+        c->args.ops->on_fatal(c->args.user, c, "it does not understand how it was started");
+        return true;
+    }
     if (fatal == NULL)
         return false;
-    if (strncmp(fatal, "removed", 7) == 0) {
+    if (strstr(fatal, "removed from the cluster") != NULL) {
         c->args.ops->on_removed(c->args.user, c, fatal);
         return true;
     }
-    if (!c->ever_ready && WIFEXITED(c->wait_status) && WEXITSTATUS(c->wait_status) == 1) {
+    if (refused_to_start && WEXITSTATUS(c->wait_status) == 1) {
         c->args.ops->on_fatal(c->args.user, c, fatal);
         return true;
     }

@@ -24,6 +24,7 @@ enum {
     GATEWAY_COUNT_MAX = 16,
     /* above this etcd warns */
     REQUEST_BYTES_RECOMMENDED_MAX = 10 << 20,
+    COMPACTION_BATCH_MAX = 1000000,
     /* a request travels in one frame of at most 64 MiB (IPC_FRAME_BYTES_MAX), with company */
     REQUEST_BYTES_MAX = 32 << 20,
 };
@@ -175,8 +176,10 @@ static int check_compaction(struct settings *s, struct settings_error *e)
     return 0;
 }
 
-static int check_own(struct settings *s, struct settings_error *e)
+static int check_limits(struct settings *s, struct settings_error *e)
 {
+    static const char *const at_least_one[] = {"max-request-bytes", "max-txn-ops",
+                                               "max-concurrent-streams", "checkpoint-entries"};
     uint64_t gateways = settings_u64(s, "gateway-count");
     uint64_t request_bytes = settings_u64(s, "max-request-bytes");
     const char *name = settings_text(s, "name");
@@ -185,6 +188,11 @@ static int check_own(struct settings *s, struct settings_error *e)
         return settings_error_at(s, "gateway-count", e,
                                  "gateway-count must be 1 to %d (set to %" PRIu64 ")",
                                  GATEWAY_COUNT_MAX, gateways);
+    for (size_t i = 0; i < ARRAY_LEN(at_least_one); i++) {
+        if (settings_u64(s, at_least_one[i]) == 0)
+            return settings_error_at(s, at_least_one[i], e, "%s must be at least 1 (set to 0)",
+                                     at_least_one[i]);
+    }
     if (request_bytes > REQUEST_BYTES_MAX)
         return settings_error_at(s, "max-request-bytes", e,
                                  "max-request-bytes must be at most %d (set to %" PRIu64 ")",
@@ -194,6 +202,11 @@ static int check_own(struct settings *s, struct settings_error *e)
                         "exceeded recommended request limit: max-request-bytes is %" PRIu64
                         ", recommended are at most %d",
                         request_bytes, REQUEST_BYTES_RECOMMENDED_MAX);
+    if (strtoll(settings_text(s, "compaction-batch-limit"), NULL, 10) < 0 ||
+        strtoll(settings_text(s, "compaction-batch-limit"), NULL, 10) > COMPACTION_BATCH_MAX)
+        return settings_error_at(s, "compaction-batch-limit", e,
+                                 "compaction-batch-limit must be 0 to %d (set to %s)",
+                                 COMPACTION_BATCH_MAX, settings_text(s, "compaction-batch-limit"));
     if (strchr(name, ',') != NULL || strchr(name, '=') != NULL)
         return settings_error_at(s, "name", e,
                                  "name \"%s\" must not contain ',' or '=', which initial-cluster "
@@ -341,6 +354,7 @@ static void derive(struct settings *s)
     replace_zero(s, "snapshot-catchup-entries", "5000");
     replace_zero(s, "quota-backend-bytes", "2147483648");
     replace_zero(s, "compaction-batch-limit", "1000");
+    replace_zero(s, "compaction-sleep-interval", "10000000ns");
     replace_zero(s, "watch-progress-notify-interval", "600000000000ns");
     if (settings_duration_ms(s, "child-watchdog-timeout") == 0)
         set(s, "child-watchdog-timeout",
@@ -360,7 +374,7 @@ int settings_check(struct settings *s, struct settings_error *e)
         (r = check_advertised_urls(s, "advertise-client-urls", e)) < 0 ||
         (r = check_discovery(s, e)) < 0 || (r = check_times(s, e)) < 0 ||
         (r = check_advertise_given(s, e)) < 0 || (r = check_compaction(s, e)) < 0 ||
-        (r = check_own(s, e)) < 0)
+        (r = check_limits(s, e)) < 0)
         return r;
     if ((r = check_key_pair(s, "cert-file", "key-file", e)) < 0 ||
         (r = check_key_pair(s, "peer-cert-file", "peer-key-file", e)) < 0 ||

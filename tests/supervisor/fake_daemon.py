@@ -60,7 +60,7 @@ if "fatal" in mode:
     sys.exit(1)
 if "removed" in mode:
     control.send(b"READY")
-    control.send(b"FATAL removed from the cluster")
+    control.send(b"FATAL the member has been permanently removed from the cluster")
     sys.exit(0)
 if "slow" in mode:
     while "slow" in modes():
