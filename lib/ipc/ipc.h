@@ -76,6 +76,10 @@ void ipc_link_stop(struct ipc_link *link, uint64_t drain_ms);
 bool ipc_link_is_up(const struct ipc_link *link);
 bool ipc_link_writable(const struct ipc_link *link); /* up, and credit left */
 
+/* Frames whose bodies (`bytes` of them) this side took but has not worked off count as unconsumed:
+ * the sender's credit stays used until a later call says less. */
+void ipc_link_set_held(struct ipc_link *link, uint64_t bytes);
+
 /*
  * Queue a frame. With begin/end the body is written straight into the batch: append to the
  * returned buf only, queue nothing else on the link in between. Returns NULL / false when down.

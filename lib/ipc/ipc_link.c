@@ -75,6 +75,7 @@ struct ipc_link {
 
     uint64_t sent, peer_consumed;   /* frame bytes of this connection: queued; consumed there */
     uint64_t consumed, reported;    /* frame bytes consumed here; told to the peer */
+    uint64_t held;                  /* of consumed: taken, but not worked off */
     uint64_t report_every;
     bool report_now;
     bool full; /* credit was used up and not half of it is back */
@@ -147,6 +148,12 @@ static void drop_connection(struct ipc_link *l)
 
 /* ---- sending ---- */
 
+/* What may be reported: never less than before. */
+static uint64_t reportable(const struct ipc_link *l)
+{
+    return MAX(l->reported, l->consumed - MIN(l->held, l->consumed));
+}
+
 static struct nng_msg *build_message(struct ipc_link *l)
 {
     struct ipc_batch_header h = {
@@ -155,7 +162,7 @@ static struct nng_msg *build_message(struct ipc_link *l)
         .flags = l->stopping ? IPC_BATCH_REPORT : 0,
         .epoch = l->own_epoch,
         .echo = l->peer_epoch,
-        .consumed = l->consumed,
+        .consumed = reportable(l),
         .frame_count = l->out_frames,
         .credit_bytes = (uint32_t)l->credit_bytes,
     };
@@ -168,7 +175,7 @@ static struct nng_msg *build_message(struct ipc_link *l)
     l->stats.batches_sent++;
     l->stats.frames_sent += l->out_frames;
     l->stats.bytes_sent += l->out.len;
-    l->reported = l->consumed;
+    l->reported = h.consumed;
     l->report_now = false;
     out_reset(l);
     return msg;
@@ -333,7 +340,7 @@ static void adopt(struct ipc_link *l, uint32_t pipe)
     l->pipe = pipe;
     l->own_epoch++;
     l->sent = l->peer_consumed = 0;
-    l->consumed = l->reported = 0;
+    l->consumed = l->reported = l->held = 0;
     l->report_now = false;
     l->stats.connects++;
     queue_hello(l);
@@ -404,7 +411,16 @@ static void take_frames(struct ipc_link *l, const struct ipc_batch_header *h, st
     }
     if (!l->up)
         return;
-    if (l->consumed - l->reported >= l->report_every || (h->flags & IPC_BATCH_REPORT) != 0) {
+    if (reportable(l) - l->reported >= l->report_every || (h->flags & IPC_BATCH_REPORT) != 0) {
+        l->report_now = true;
+        loop_hook_arm(l->flush_hook);
+    }
+}
+
+void ipc_link_set_held(struct ipc_link *l, uint64_t bytes)
+{
+    l->held = bytes;
+    if (l->up && reportable(l) - l->reported >= l->report_every) {
         l->report_now = true;
         loop_hook_arm(l->flush_hook);
     }

@@ -251,6 +251,49 @@ Test(ipc, credit_runs_out_and_comes_back)
     loop_free(lb);
 }
 
+Test(ipc, held_bytes_keep_the_credit_used)
+{
+    struct loop *la = loop_new(), *lb = loop_new();
+    struct end a = {0}, b = {0};
+    uint64_t id = 0;
+
+    start(&a, la, true, "listener", 1 << 20);
+    start(&b, lb, false, "dialer", 64 << 10);
+    while (a.ups == 0 || b.ups == 0) {
+        loop_run_once(la, 1);
+        loop_run_once(lb, 1);
+    }
+    ipc_link_set_held(a.link, UINT64_MAX); /* whatever comes is not worked off */
+    while (ipc_link_writable(b.link)) {
+        send_data(&b, id++, 1000);
+        loop_run_once(lb, 0);
+    }
+    while (a.frames < id) {
+        loop_run_once(la, 1);
+        loop_run_once(lb, 1);
+    }
+    for (int i = 0; i < 20; i++) {
+        loop_run_once(la, 1);
+        loop_run_once(lb, 1);
+    }
+    cr_assert_eq(b.writables, 0);
+    ipc_link_set_held(a.link, 60000); /* a little is */
+    for (int i = 0; i < 20; i++) {
+        loop_run_once(la, 1);
+        loop_run_once(lb, 1);
+    }
+    cr_assert_eq(b.writables, 0);
+    ipc_link_set_held(a.link, 0);
+    while (b.writables == 0) {
+        loop_run_once(la, 1);
+        loop_run_once(lb, 1);
+    }
+    ipc_link_stop(a.link, 0);
+    ipc_link_stop(b.link, 0);
+    loop_free(la);
+    loop_free(lb);
+}
+
 Test(ipc, large_frames)
 {
     struct loop *loop = loop_new();
