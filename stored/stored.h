@@ -40,7 +40,7 @@ enum {
 struct stored_conf {
     char *data_dir;
     int64_t quota_backend_bytes;
-    uint64_t compaction_batch_limit;
+    int64_t compaction_batch_limit;
     uint64_t compaction_sleep_ns;
     uint64_t value_cache_bytes;
     uint64_t gateway_count;

@@ -3,7 +3,7 @@
  * the engine. Answers leave with the turn; the engine writes behind (ARCHITECTURE.md decision 4).
  *
  * When the engine is full nothing is executed until it has written: the applied index stands
- * still, which raftd sees and throttles proposals by.
+ * still and the link's credit stays used, which raftd sees and throttles by.
  */
 #include "stored/stored.h"
 
@@ -148,6 +148,7 @@ void stored_apply_committed(struct stored *s, struct bytes body)
     if (s->out_of_order || s->failed)
         return;
     buf_append_bytes(&s->committed, body);
+    ipc_link_set_held(s->raftd, s->committed.len - s->committed_pos);
     loop_hook_arm(s->work_hook);
 }
 
@@ -197,6 +198,7 @@ void stored_apply_work(struct stored *s)
         return;
     }
     kv_end_turn(s->kv);
+    ipc_link_set_held(s->raftd, s->committed.len - s->committed_pos);
     if (s->committed_pos == s->committed.len)
         drop_executed(s);
     else

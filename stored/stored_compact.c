@@ -25,13 +25,13 @@ static uint64_t sleep_ms(const struct stored *s)
 static void on_compact_timer(void *user)
 {
     struct stored *s = user;
-    uint64_t limit = s->conf->compaction_batch_limit;
+    int64_t limit = s->conf->compaction_batch_limit;
     int r;
 
     if (s->kv == NULL || s->failed)
         return;
     if (kv_compact_pending(s->kv) && !engine_leveldb_is_full(s->engine)) {
-        r = kv_compact_step(s->kv, limit != 0 ? limit : BATCH_LIMIT_DEFAULT);
+        r = kv_compact_step(s->kv, limit > 0 ? (size_t)limit : BATCH_LIMIT_DEFAULT);
         if (r < 0) {
             CLEANUP(freep) char *text = xasprintf("compaction of history: %s", strerror(-r));
 
