@@ -84,6 +84,7 @@ struct kv_txn_request {
     struct kv_compare *compares;
     struct kv_op *success, *failure;
     size_t compare_count, success_count, failure_count;
+    bool succeeded; /* for the executor: the branch it takes */
 };
 
 int kv_decode_range(struct bytes message, struct kv_range_request *ret);

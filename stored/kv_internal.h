@@ -1,0 +1,185 @@
+/*
+ * Shared by the keyspace's files.
+ *
+ * Keys in the engine:
+ *   'r' main BE64 sub BE32   a version: mvccpb.KeyValue bytes as etcd encodes them; a deletion is
+ *                            a zero byte (no message begins with one) and a KeyValue with the key
+ *   'i' index BE64           a batch record, see struct kv_batch_record
+ *   'm' name                 what only this member cares about: "compacted", "trimmed"
+ */
+#ifndef CONCLAVE_STORED_KV_INTERNAL_H
+#define CONCLAVE_STORED_KV_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "lib/proto/kv_check.h"
+#include "lib/util/arena.h"
+#include "lib/util/buf.h"
+#include "lib/util/bytes.h"
+#include "lib/util/list.h"
+#include "lib/wire/wire.h"
+#include "stored/kv.h"
+#include "stored/kv_cache.h"
+#include "stored/kv_index.h"
+#include "stored/store_alarms.h"
+#include "stored/store_members.h"
+
+enum { KV_CACHE_BYTES_DEFAULT = 32 << 20, KV_RECORD_KEY_BYTES = 13, KV_BATCH_KEY_BYTES = 9 };
+
+/* A revision that somebody still reads: compaction removes nothing it needs. */
+struct kv_pin {
+    struct list node;
+    int64_t revision;
+};
+
+struct kv_handed {
+    uint64_t sequence, index;
+};
+
+enum kv_compact_phase {
+    KV_COMPACT_IDLE,
+    KV_COMPACT_WALK,         /* the index, key by key; deletes go to the engine */
+    KV_COMPACT_SWEEP,        /* after a restart: the engine's records, for what was lost between */
+    KV_COMPACT_WAIT_DURABLE, /* the deletes, before the marker that says they are done */
+};
+
+struct kv_compact {
+    enum kv_compact_phase phase;
+    int64_t target;
+    int64_t removed; /* the deletes up to here were handed over */
+    int64_t done;    /* and were durable when the marker was written */
+    bool needs_sweep;
+    int64_t sweep_max; /* records above were written by this process */
+    struct buf cursor; /* the next key (walk) or engine key (sweep); empty: from the start */
+    uint64_t last_sequence; /* of the deletes */
+    struct buf batch;
+};
+
+struct kv {
+    struct kv_engine *engine;
+    struct kv_index index;
+    struct kv_cache cache;
+
+    struct store_members members;
+    struct store_alarms alarms;
+    struct buf cluster_version;
+    uint64_t tables_generation;
+
+    uint64_t applied_index, applied_term, chain_hash;
+    int64_t revision, compact_revision;
+
+    /* the turn */
+    bool in_turn;
+    bool members_changed, alarms_changed, version_changed;
+    uint64_t turn_prev_index, turn_prev_hash;
+    uint64_t sequence; /* of the batch being built, else of the next one */
+    struct buf batch;
+
+    uint64_t written_sequence, durable_sequence, durable_index;
+    struct kv_handed *handed; /* batches not durable yet: [handed_first, handed_count) */
+    size_t handed_first, handed_count, handed_cap;
+
+    struct list pins;
+    struct kv_compact compact;
+    bool lease_seen; /* some put ever carried one: a checkpoint must look it up */
+
+    struct arena arena;   /* of the request at hand */
+    struct buf scratch, scratch2;
+    uint64_t put_total, delete_total, txn_total, range_total;
+};
+
+/* ---- encoding ---- */
+
+static inline void kv_record_key(uint8_t out[KV_RECORD_KEY_BYTES], int64_t main, uint32_t sub)
+{
+    out[0] = 'r';
+    wire_store_be64(out + 1, (uint64_t)main);
+    wire_store_be32(out + 9, sub);
+}
+
+static inline void kv_batch_key(uint8_t out[KV_BATCH_KEY_BYTES], uint64_t index)
+{
+    out[0] = 'i';
+    wire_store_be64(out + 1, index);
+}
+
+/* The parts of an encoded KeyValue. */
+struct kv_record {
+    struct bytes key, value;
+    int64_t create_revision, mod_revision, version, lease;
+    bool is_delete;
+};
+size_t kv_record_size(const struct kv_record *r);
+void kv_record_encode(const struct kv_record *r, uint8_t *out); /* kv_record_size bytes */
+int kv_record_decode(struct bytes data, struct kv_record *ret); /* -EBADMSG */
+
+/* A length-delimited field whose length is known at the end. */
+size_t kv_pb_begin(struct buf *b, uint32_t field);
+void kv_pb_end(struct buf *b, size_t at);
+/* Field 1 of every answer; header NULL: only the revision (inside a txn). */
+void kv_put_header(struct buf *b, const struct kv_header *header, int64_t revision);
+
+/* State after a turn, stored with it. */
+struct kv_batch_record {
+    bool is_base; /* the first one of a restored state: nothing before it */
+    uint64_t prev_index, prev_hash, hash, term;
+    int64_t revision, compact_revision;
+    bool has_members, has_alarms, has_version;
+    struct bytes members, alarms, version; /* whole tables, when the turn changed them */
+};
+void kv_batch_record_encode(struct buf *b, const struct kv_batch_record *r);
+int kv_batch_record_decode(struct bytes data, struct kv_batch_record *ret);
+int kv_load_tables(struct kv *kv, const struct kv_batch_record *r);
+
+/* ---- values ---- */
+
+/* Appends the record of a version; from the cache or the engine. Negative errno: it is gone. */
+int kv_get_record(struct kv *kv, int64_t main, uint32_t sub, bool keep, struct buf *ret);
+
+/* Ranges in etcd's convention: see facts, 4.5. */
+struct kv_bounds {
+    struct bytes from, to;
+    bool is_single, has_to;
+};
+struct kv_bounds kv_bounds(struct bytes key, struct bytes range_end);
+static inline bool kv_bounds_past(const struct kv_bounds *b, struct bytes key)
+{
+    if (b->is_single)
+        return !bytes_eq(key, b->from);
+    return b->has_to && bytes_cmp(key, b->to) >= 0;
+}
+uint64_t kv_count_live(const struct kv *kv, const struct kv_bounds *b);
+
+/* ---- txn and ranges ---- */
+
+/* Writes of one entry: all share the main revision. */
+struct kv_writer {
+    int64_t main;
+    uint32_t sub;
+};
+int kv_write_put(struct kv *kv, struct kv_writer *w, const struct kv_put_request *m,
+                 const struct kv_header *header, struct buf *answer);
+int kv_write_delete(struct kv *kv, struct kv_writer *w, const struct kv_delete_request *m,
+                    const struct kv_header *header, struct buf *answer);
+bool kv_lease_exists(const struct kv *kv, int64_t lease);
+int kv_check_put_state(const struct kv *kv, const struct kv_put_request *m, bool in_txn);
+
+/* Appends a RangeResponse. current: the newest revision it may see, header's revision. */
+int kv_range_whole(struct kv *kv, const struct kv_range_request *m, int64_t current,
+                   const struct kv_header *header, struct buf *answer);
+/* The request's revision against the store: OUT_OK, OUT_COMPACTED, OUT_FUTURE_REVISION. */
+int kv_check_range_revision(const struct kv *kv, const struct kv_range_request *m);
+
+/* The txn was checked by kv_check_txn. answer may be NULL. */
+int kv_txn_execute(struct kv *kv, struct kv_writer *w, struct kv_txn_request *m,
+                   const struct kv_header *header, struct buf *answer);
+
+/* ---- compaction ---- */
+int64_t kv_compact_limit(const struct kv *kv); /* how far it may go with the pins as they are */
+void kv_compact_wake(struct kv *kv);           /* the compact revision or a pin moved */
+uint64_t kv_hand_over(struct kv *kv, struct buf *batch); /* outside of a turn: its sequence */
+
+int kv_checkpoint_load(struct kv *kv, struct bytes file, char **ret_warning);
+
+#endif

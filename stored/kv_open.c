@@ -1,0 +1,344 @@
+/*
+ * Opening: checkpoint, then the batch records, then the versions they cover.
+ *
+ * The chain of batch records decides what is there. Each names its predecessor's index and hash;
+ * the first one that does not fit is beyond a gap that a crash of the host tore. It and everything
+ * after it is removed, versions above the last good revision too: exactly the state after the last
+ * good batch is left, because nothing is ever overwritten. The entries come again from the log.
+ *
+ * Without a usable checkpoint the chain begins at the first record ever, at a restored state's
+ * base record, or where trimming ended ("mtrimmed"); records below that survive trimming only for
+ * the tables they carry.
+ */
+#include "stored/kv_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "lib/util/macros.h"
+#include "lib/util/xmalloc.h"
+#include "lib/wire/wire.h"
+#include "stored/kv_engine.h"
+
+enum { DELETE_BATCH_RECORDS = 1000 };
+
+static void iter_freep(struct kv_engine_iter **it, const struct kv *kv)
+{
+    kv->engine->ops->iter_free(*it);
+    *it = NULL;
+}
+
+static int read_meta(struct kv *kv, const char *name, uint64_t *ret)
+{
+    CLEANUP(buf_fini) struct buf value = BUF_INIT;
+    struct wire_reader r;
+    int result = kv->engine->ops->get(kv->engine, bytes_str(name), &value);
+
+    *ret = 0;
+    if (result == -ENOENT)
+        return 0;
+    if (result < 0)
+        return result;
+    r = wire_reader(buf_bytes(&value));
+    *ret = wire_get_u64(&r);
+    return wire_reader_done(&r);
+}
+
+/* ---- the chain ---- */
+
+struct chain {
+    bool started;
+    bool cut;              /* a gap was found */
+    uint64_t trimmed;      /* records below are there for their tables only */
+};
+
+static bool continues(const struct kv *kv, const struct chain *c, uint64_t index,
+                      const struct kv_batch_record *record)
+{
+    if (c->started)
+        return record->prev_index == kv->applied_index && record->prev_hash == kv->chain_hash;
+    return record->is_base || record->prev_index == 0 || index == c->trimmed;
+}
+
+static int take_batch(struct kv *kv, uint64_t index, const struct kv_batch_record *record)
+{
+    int r = kv_load_tables(kv, record);
+
+    kv->applied_index = index;
+    kv->applied_term = record->term;
+    kv->chain_hash = record->hash;
+    kv->revision = record->revision;
+    kv->compact_revision = record->compact_revision;
+    return r;
+}
+
+static int read_chain(struct kv *kv, struct chain *c, char **ret_error)
+{
+    const struct kv_engine_ops *ops = kv->engine->ops;
+    struct kv_engine_iter *it = ops->iter_new(kv->engine, false);
+    uint8_t key[KV_BATCH_KEY_BYTES];
+    int r = 0;
+
+    kv_batch_key(key, c->started ? kv->applied_index + 1 : 0);
+    for (ops->iter_seek(it, bytes_of(key, sizeof(key))); ops->iter_valid(it); ops->iter_next(it)) {
+        struct bytes k = ops->iter_key(it);
+        struct kv_batch_record record;
+        uint64_t index;
+
+        if (k.len != KV_BATCH_KEY_BYTES || k.data[0] != 'i')
+            break;
+        index = wire_load_be64(k.data + 1);
+        r = kv_batch_record_decode(ops->iter_value(it), &record);
+        if (r < 0) {
+            *ret_error = xasprintf("batch record of index %" PRIu64 " does not decode", index);
+            break;
+        }
+        if (!c->started && index < c->trimmed) {
+            r = kv_load_tables(kv, &record);
+            if (r < 0)
+                break;
+            continue;
+        }
+        if (!continues(kv, c, index, &record)) {
+            c->cut = true;
+            break;
+        }
+        c->started = true;
+        r = take_batch(kv, index, &record);
+        if (r < 0) {
+            *ret_error = xasprintf("tables in batch record %" PRIu64 " do not decode", index);
+            break;
+        }
+    }
+    if (r == 0)
+        r = ops->iter_result(it);
+    iter_freep(&it, kv);
+    return r;
+}
+
+/* ---- the versions ---- */
+
+static int replay_record(struct kv *kv, int64_t main, uint32_t sub, struct bytes data)
+{
+    struct kv_record record;
+    struct kv_entry *e;
+
+    if (kv_record_decode(data, &record) != 0)
+        return -EBADMSG;
+    e = kv_index_find(&kv->index, record.key);
+    if (e != NULL && (e->mod_revision > main || (e->mod_revision == main && e->mod_sub >= sub)))
+        return -EBADMSG;
+    if (record.is_delete) {
+        kv_index_replay_delete(&kv->index, record.key, main, sub);
+        return 0;
+    }
+    if (record.mod_revision != main || data.len > KV_RECORD_BYTES_MAX)
+        return -EBADMSG;
+    kv->lease_seen = kv->lease_seen || record.lease != 0;
+    kv_index_put(&kv->index, &(struct kv_put_args){
+                                 .key = record.key,
+                                 .main = main,
+                                 .sub = sub,
+                                 .create_revision = record.create_revision,
+                                 .version = record.version,
+                                 .lease = record.lease,
+                                 .size = (uint32_t)data.len,
+                             });
+    return 0;
+}
+
+static bool is_record_key(struct bytes key, int64_t *ret_main, uint32_t *ret_sub)
+{
+    if (key.len != KV_RECORD_KEY_BYTES || key.data[0] != 'r')
+        return false;
+    *ret_main = (int64_t)wire_load_be64(key.data + 1);
+    *ret_sub = wire_load_be32(key.data + 9);
+    return true;
+}
+
+/* Every revision above the compact one has left a record: a missing one is damage. */
+static int replay(struct kv *kv, int64_t after, char **ret_error)
+{
+    const struct kv_engine_ops *ops = kv->engine->ops;
+    struct kv_engine_iter *it = ops->iter_new(kv->engine, false);
+    uint8_t key[KV_RECORD_KEY_BYTES];
+    int64_t main, last = MAX(after, kv->compact_revision);
+    uint32_t sub;
+    int r = 0;
+
+    last = MAX(last, 1);
+    kv_record_key(key, after + 1, 0);
+    for (ops->iter_seek(it, bytes_of(key, sizeof(key)));
+         r == 0 && ops->iter_valid(it) && is_record_key(ops->iter_key(it), &main, &sub) &&
+         main <= kv->revision;
+         ops->iter_next(it)) {
+        if (main > last + 1)
+            break;
+        last = MAX(main, last);
+        r = replay_record(kv, main, sub, ops->iter_value(it));
+        if (r < 0)
+            *ret_error =
+                xasprintf("record of revision %" PRId64 ".%" PRIu32 " is damaged", main, sub);
+    }
+    if (r == 0)
+        r = ops->iter_result(it);
+    iter_freep(&it, kv);
+    if (r == 0 && last < kv->revision) {
+        *ret_error = xasprintf("the record of revision %" PRId64 " is missing, the newest is %" PRId64,
+                               last + 1, kv->revision);
+        r = -EBADMSG;
+    }
+    return r;
+}
+
+/* ---- cutting back ---- */
+
+/* Deletes everything from `from` on that has its prefix byte. */
+static int delete_from(struct kv *kv, struct bytes from)
+{
+    const struct kv_engine_ops *ops = kv->engine->ops;
+    struct kv_engine_iter *it = ops->iter_new(kv->engine, false);
+    CLEANUP(buf_fini) struct buf batch = BUF_INIT;
+    unsigned int count = 0;
+    int r;
+
+    for (ops->iter_seek(it, from); ops->iter_valid(it); ops->iter_next(it)) {
+        struct bytes k = ops->iter_key(it);
+
+        if (k.data[0] != from.data[0])
+            break;
+        kv_batch_delete(&batch, k);
+        if (++count % DELETE_BATCH_RECORDS == 0)
+            kv_hand_over(kv, &batch);
+    }
+    if (batch.len > 0)
+        kv_hand_over(kv, &batch);
+    r = ops->iter_result(it);
+    iter_freep(&it, kv);
+    return r;
+}
+
+/*
+ * Versions first: a crash in between leaves batch records whose chain is broken at the same place.
+ * What is deleted here and comes again is the same bytes (execution is deterministic), so a delete
+ * that gets lost does no harm either.
+ */
+static int cut_back(struct kv *kv)
+{
+    uint8_t record[KV_RECORD_KEY_BYTES], batch[KV_BATCH_KEY_BYTES];
+    int r;
+
+    kv_record_key(record, kv->revision + 1, 0);
+    kv_batch_key(batch, kv->applied_index + 1);
+    r = delete_from(kv, bytes_of(record, sizeof(record)));
+    if (r == 0)
+        r = delete_from(kv, bytes_of(batch, sizeof(batch)));
+    return r;
+}
+
+/* ---- opening ---- */
+
+/* The batch record a checkpoint ends with is there, trimming keeps it: else the two are not of one
+ * store. */
+static bool belongs(struct kv *kv)
+{
+    CLEANUP(buf_fini) struct buf value = BUF_INIT;
+    struct kv_batch_record record;
+    uint8_t key[KV_BATCH_KEY_BYTES];
+
+    if (kv->applied_index == 0)
+        return true;
+    kv_batch_key(key, kv->applied_index);
+    return kv->engine->ops->get(kv->engine, bytes_of(key, sizeof(key)), &value) == 0 &&
+           kv_batch_record_decode(buf_bytes(&value), &record) == 0 &&
+           record.hash == kv->chain_hash && record.revision == kv->revision;
+}
+
+static struct kv *kv_new(const struct kv_args *args)
+{
+    struct kv *kv = xcalloc(1, sizeof(*kv));
+
+    kv->engine = args->engine;
+    kv_index_init(&kv->index);
+    kv_cache_init(&kv->cache, args->cache_bytes != 0 ? args->cache_bytes : KV_CACHE_BYTES_DEFAULT);
+    list_init(&kv->pins);
+    kv->revision = 1;
+    kv->compact_revision = -1;
+    kv->compact.done = kv->compact.removed = -1;
+    kv->compact.target = -1;
+    kv->sequence = 1;
+    return kv;
+}
+
+static void forget(struct kv *kv)
+{
+    kv_index_fini(&kv->index);
+    store_members_fini(&kv->members);
+    store_alarms_fini(&kv->alarms);
+    buf_clear(&kv->cluster_version);
+    kv->applied_index = kv->applied_term = kv->chain_hash = 0;
+    kv->revision = 1;
+    kv->compact_revision = -1;
+}
+
+static int open_content(struct kv *kv, struct bytes checkpoint, char **ret_error,
+                        char **ret_warning)
+{
+    struct chain chain = {0};
+    uint64_t compacted;
+    int64_t after = 0;
+    int r;
+
+    r = read_meta(kv, "mtrimmed", &chain.trimmed);
+    if (r == 0)
+        r = read_meta(kv, "mcompacted", &compacted);
+    if (r < 0)
+        return r;
+    if (checkpoint.len > 0) {
+        if (kv_checkpoint_load(kv, checkpoint, ret_warning) != 0) {
+            forget(kv);
+        } else if (!belongs(kv)) {
+            *ret_warning = xasprintf("the checkpoint of index %" PRIu64
+                                     " is not of this store: ignored",
+                                     kv->applied_index);
+            forget(kv);
+        } else {
+            chain.started = true;
+            after = kv->revision;
+        }
+    }
+    r = read_chain(kv, &chain, ret_error);
+    if (r == 0)
+        r = replay(kv, after, ret_error);
+    if (r == 0)
+        r = cut_back(kv); /* also versions of a batch whose record is gone */
+    if (r < 0)
+        return r;
+    kv->durable_index = kv->applied_index;
+    /* what a compaction had not finished is redone, with a look at the engine's records: deletes
+     * that were handed over may be lost while the checkpoint no longer knows the versions */
+    kv->compact.done = kv->compact.removed = compacted == 0 ? -1 : (int64_t)compacted;
+    kv->compact.needs_sweep = true;
+    kv->compact.sweep_max = kv->revision;
+    kv_compact_wake(kv);
+    return 0;
+}
+
+int kv_open(const struct kv_args *args, struct kv **ret_kv, char **ret_error, char **ret_warning)
+{
+    struct kv *kv = kv_new(args);
+    int r;
+
+    *ret_error = *ret_warning = NULL;
+    r = open_content(kv, args->checkpoint, ret_error, ret_warning);
+    if (r < 0) {
+        if (*ret_error == NULL)
+            *ret_error = xstrdup("the engine cannot be read");
+        kv_free(kv);
+        return r;
+    }
+    *ret_kv = kv;
+    return 0;
+}
