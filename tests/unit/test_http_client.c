@@ -366,10 +366,10 @@ Test(http_client, server_goes_away)
 Test(http_client, server_drains)
 {
     struct net n;
-    struct answer a;
+    struct answer a, held;
 
     net_init(&n, HTTP_VERSION_2, NULL);
-    start(&n, "GET", "/hold", BYTES_EMPTY, 0, &a);
+    start(&n, "GET", "/hold", BYTES_EMPTY, 0, &held);
     while (n.f.held_count == 0)
         loop_run_once(n.f.loop, 100);
     http_server_drain(n.f.server, 60000, NULL, NULL);
@@ -380,6 +380,9 @@ Test(http_client, server_drains)
     grpc_answer(n.f.held[0], BYTES_LIT("12345"));
     while (n.disconnected == 0)
         loop_run_once(n.f.loop, 100);
+    cr_expect_eq(held.closed, 1);
+    cr_expect_eq(held.error, 0);
+    buf_fini(&held.body);
     net_fini(&n);
 }
 
