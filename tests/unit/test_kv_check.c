@@ -1,6 +1,5 @@
 /* The stateless checks of KV requests: etcd's refusals, in etcd's order, and hostile bytes. */
 #include <criterion/criterion.h>
-#include <criterion/new/assert.h>
 #include <stdlib.h>
 
 #include "lib/proto/kv_check.h"
