@@ -354,7 +354,6 @@ def foreign_data_dir(target):
         m.destroy()
         for o in others:
             o.wait_healthy()
-            o.stop()
         return "it kept to its own cluster" if served else f"it ended with {m.proc.returncode}"
 
 
