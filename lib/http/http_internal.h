@@ -142,11 +142,14 @@ struct http_req {
     size_t body_bytes_max;
     void *pseudo_refs[3]; /* HTTP/2: of method, path, authority */
     uint64_t start_ms;
+    uint64_t body_left; /* HTTP/2: what content-length still promises; UINT64_MAX: nothing */
     int32_t stream_id;
     enum http_body_mode mode : 8;
     enum http_version version : 8;
     bool seen : 1;          /* on_headers was called: on_closed is owed */
     bool headers_too_large : 1;
+    bool malformed : 1;   /* HTTP/2: not HTTP; its stream is reset */
+    bool scheme_seen : 1; /* HTTP/2 */
     bool body_complete : 1;
     bool discard : 1;       /* the rest of the body is of no interest */
     bool answered : 1;

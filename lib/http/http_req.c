@@ -37,6 +37,9 @@ struct http_req *http_req_new(struct http_conn *conn, enum http_version version)
     req->field_cap = HTTP_REQ_FIELDS;
     req->header_bytes = 0;
     req->body_bytes_max = 0;
+    req->body_left = UINT64_MAX;
+    req->malformed = false;
+    req->scheme_seen = false;
     req->pseudo_refs[0] = req->pseudo_refs[1] = req->pseudo_refs[2] = NULL;
     req->start_ms = conn->read_ms;
     req->stream_id = 0;

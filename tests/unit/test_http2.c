@@ -321,6 +321,26 @@ Test(http2, malformed_requests)
     }
 }
 
+/* etcdctl 3.4 puts a URL into :authority. */
+Test(http2, any_authority)
+{
+    struct fixture f;
+    struct frame fr;
+    CLEANUP(buf_fini) struct buf b = BUF_INIT;
+    CLEANUP(buf_fini) struct buf block = BUF_INIT;
+
+    fx_init(&f);
+    put_start(&b);
+    put_literal(&block, 0, ":method", "GET");
+    put_literal(&block, 0, ":scheme", "http");
+    put_literal(&block, 0, ":path", "/ok");
+    put_literal(&block, 0, ":authority", "http://127.0.0.1:2379");
+    put_frame(&b, F_HEADERS, END_HEADERS | END_STREAM, 1, block.data, block.len);
+    send_buf(&f, &b);
+    cr_expect(find_frame(&f, F_HEADERS, 1, &fr));
+    fx_fini(&f);
+}
+
 /* Any byte of a good exchange may be any other. */
 Test(http2, flipped_bytes)
 {
