@@ -1,5 +1,6 @@
 /*
- * conclave-bench: a load generator for etcd's v3 KV service, light enough not to be what is measured.
+ * conclave-bench: a load generator for etcd's v3 KV service, light enough not to be what is
+ * measured.
  *
  * The load is made by --processes forked processes with a share each of connections, requests and
  * rate. They connect, wait for each other, run, and send their results through a pipe; this process
@@ -37,12 +38,14 @@ struct worker {
 static const char usage_text[] =
     "usage: conclave-bench [options]\n"
     "  --endpoints LIST      host:port,... (default 127.0.0.1:2379); connections go round robin\n"
-    "  --workload NAME       put, put-one, get, get-serializable, range, count, txn, mixed (default put)\n"
+    "  --workload NAME       put, put-one, get, get-serializable, range, count, txn, mixed "
+    "(default put)\n"
     "  --connections N       of all processes together (default 1)\n"
     "  --streams N           concurrent requests per connection (default 1)\n"
     "  --total N             requests (default 10000), or\n"
     "  --duration SECONDS\n"
-    "  --rate N              requests per second, open loop; latency counts from when a request was due\n"
+    "  --rate N              requests per second, open loop; latency counts from when a request "
+    "was due\n"
     "  --key-space N         distinct keys (default 100000)\n"
     "  --value-size BYTES    (default 256)\n"
     "  --range-limit N       keys per range (default 1000)\n"
@@ -67,8 +70,8 @@ static double parse_number(const char *name, const char *text, double min, doubl
     errno = 0;
     v = strtod(text, &end);
     if (errno != 0 || end == text || *end != '\0' || !(v >= min) || !(v <= max)) {
-        fprintf(stderr, "conclave-bench: --%s: \"%s\" is not a number from %.15g to %.15g\n", name, text,
-                min, max);
+        fprintf(stderr, "conclave-bench: --%s: \"%s\" is not a number from %.15g to %.15g\n", name,
+                text, min, max);
         exit(1);
     }
     return v;
@@ -103,15 +106,24 @@ static void parse_endpoints(struct load_options *o, const char *text)
 static void parse_options(struct bench_options *b, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"endpoints", required_argument, NULL, 'e'},   {"workload", required_argument, NULL, 'w'},
-        {"connections", required_argument, NULL, 'c'}, {"streams", required_argument, NULL, 'm'},
-        {"total", required_argument, NULL, 'n'},       {"duration", required_argument, NULL, 'd'},
-        {"rate", required_argument, NULL, 'r'},        {"key-space", required_argument, NULL, 'k'},
-        {"value-size", required_argument, NULL, 'v'},  {"range-limit", required_argument, NULL, 'l'},
-        {"read-percent", required_argument, NULL, 'p'}, {"fill", no_argument, NULL, 'f'},
-        {"warmup", required_argument, NULL, 'u'},      {"processes", required_argument, NULL, 'P'},
-        {"seed", required_argument, NULL, 's'},        {"json", no_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'},              {NULL, 0, NULL, 0},
+        {"endpoints", required_argument, NULL, 'e'},
+        {"workload", required_argument, NULL, 'w'},
+        {"connections", required_argument, NULL, 'c'},
+        {"streams", required_argument, NULL, 'm'},
+        {"total", required_argument, NULL, 'n'},
+        {"duration", required_argument, NULL, 'd'},
+        {"rate", required_argument, NULL, 'r'},
+        {"key-space", required_argument, NULL, 'k'},
+        {"value-size", required_argument, NULL, 'v'},
+        {"range-limit", required_argument, NULL, 'l'},
+        {"read-percent", required_argument, NULL, 'p'},
+        {"fill", no_argument, NULL, 'f'},
+        {"warmup", required_argument, NULL, 'u'},
+        {"processes", required_argument, NULL, 'P'},
+        {"seed", required_argument, NULL, 's'},
+        {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     struct load_options *o = &b->load;
     int c, index = 0;
@@ -259,8 +271,8 @@ NORETURN static void child_main(const struct load_options *options, int results,
     _exit(0);
 }
 
-static bool worker_start(struct worker *w, const struct load_options *options, struct worker *others,
-                         size_t other_count)
+static bool worker_start(struct worker *w, const struct load_options *options,
+                         struct worker *others, size_t other_count)
 {
     int results[2], go[2];
 
@@ -393,8 +405,8 @@ static void print_json(const struct bench_options *b, const struct load_result *
            workload_name(o->workload.kind), o->connections, o->streams, b->processes);
     printf("\"value_bytes\": %zu, \"key_space\": %" PRIu64 ", \"rate_wanted\": %.15g, ",
            o->workload.value_bytes, o->workload.key_space, o->rate);
-    printf("\"requests\": %" PRIu64 ", \"ok\": %" PRIu64 ", \"late\": %" PRIu64 ", \"errors\": {", n,
-           r->outcomes[0], r->late);
+    printf("\"requests\": %" PRIu64 ", \"ok\": %" PRIu64 ", \"late\": %" PRIu64 ", \"errors\": {",
+           n, r->outcomes[0], r->late);
     print_errors(r, "\"");
     printf("}, \"elapsed_s\": %.6f, \"rate\": %.1f, ", (double)r->elapsed_ns / 1e9,
            (double)r->outcomes[0] * 1e9 / (double)MAX(r->elapsed_ns, (uint64_t)1));
@@ -465,7 +477,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     parse_options(&b, argc, argv);
     if (b.fill && !fill(&b, r)) {
-        fprintf(stderr, "conclave-bench: filling failed after %" PRIu64 " transactions\n", r->outcomes[0]);
+        fprintf(stderr, "conclave-bench: filling failed after %" PRIu64 " transactions\n",
+                r->outcomes[0]);
         free(r);
         return 1;
     }

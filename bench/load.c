@@ -13,8 +13,8 @@
 
 enum {
     RECONNECT_MS = 50,
-    OPEN_TICK_NS = 100 * 1000,  /* open loop: how fine due times are */
-    STUCK_MS = 15 * 1000,       /* after the end: what has no answer by then counts as broken */
+    OPEN_TICK_NS = 100 * 1000, /* open loop: how fine due times are */
+    STUCK_MS = 15 * 1000,      /* after the end: what has no answer by then counts as broken */
 };
 
 struct conn;
@@ -46,8 +46,8 @@ struct load {
     uint64_t issued;
     uint64_t under_way;
     uint64_t begin_ns;
-    uint64_t end_ns;   /* of issuing; 0: by count */
-    uint64_t last_ns;  /* latest answer */
+    uint64_t end_ns;  /* of issuing; 0: by count */
+    uint64_t last_ns; /* latest answer */
     int tick_fd;
     struct loop_io *tick;
     struct loop_timer *stop;
@@ -280,7 +280,8 @@ static void tick_start(struct load *l)
 {
     double period_ns = 1e9 / l->options->rate;
     long tick_ns = period_ns > OPEN_TICK_NS ? (long)MIN(period_ns, 5e7) : OPEN_TICK_NS;
-    const struct itimerspec spec = {.it_interval = {.tv_nsec = tick_ns}, .it_value = {.tv_nsec = tick_ns}};
+    const struct itimerspec spec = {.it_interval = {.tv_nsec = tick_ns},
+                                    .it_value = {.tv_nsec = tick_ns}};
 
     l->tick_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     if (l->tick_fd < 0 || timerfd_settime(l->tick_fd, 0, &spec, NULL) != 0)

@@ -2,8 +2,8 @@
  * One process's share of the load: connections, streams, when to send, and what came back.
  *
  * Closed loop: every stream has one request under way. Open loop (rate > 0): requests are due at
- * fixed times whatever the server does, and a latency counts from when the request was due, so a server that
- * stalls does not get its stall for free (no coordinated omission).
+ * fixed times whatever the server does, and a latency counts from when the request was due, so a
+ * server that stalls does not get its stall for free (no coordinated omission).
  */
 #ifndef CONCLAVE_BENCH_LOAD_H
 #define CONCLAVE_BENCH_LOAD_H
@@ -13,9 +13,9 @@
 
 enum {
     LOAD_ENDPOINTS_MAX = 16,
-    LOAD_STATUS_MAX = 17,      /* gRPC codes */
-    LOAD_NO_STATUS = 17,       /* an answer without one */
-    LOAD_BROKEN = 18,          /* reset, or the connection was lost */
+    LOAD_STATUS_MAX = 17, /* gRPC codes */
+    LOAD_NO_STATUS = 17,  /* an answer without one */
+    LOAD_BROKEN = 18,     /* reset, or the connection was lost */
     LOAD_OUTCOMES,
 };
 
@@ -28,20 +28,20 @@ struct load_options {
     struct load_endpoint endpoints[LOAD_ENDPOINTS_MAX];
     size_t endpoint_count;
     size_t connections;
-    size_t streams;       /* per connection */
-    uint64_t total;       /* requests; 0: duration_ns */
+    size_t streams; /* per connection */
+    uint64_t total; /* requests; 0: duration_ns */
     uint64_t duration_ns;
-    double rate;          /* per second; 0: closed loop */
+    double rate; /* per second; 0: closed loop */
     struct workload_options workload;
 };
 
 struct load_result {
     uint64_t outcomes[LOAD_OUTCOMES]; /* [0] is OK */
-    uint64_t bytes_in;   /* of messages */
-    uint64_t elapsed_ns; /* first request to last answer */
-    uint64_t cpu_ns;     /* of this process meanwhile */
-    uint64_t late;       /* open loop: requests that never got their turn */
-    struct histogram latency; /* of OK answers */
+    uint64_t bytes_in;                /* of messages */
+    uint64_t elapsed_ns;              /* first request to last answer */
+    uint64_t cpu_ns;                  /* of this process meanwhile */
+    uint64_t late;                    /* open loop: requests that never got their turn */
+    struct histogram latency;         /* of OK answers */
 };
 
 /* Connects, then calls go (which may wait for other processes), then runs to the end. 0, or a

@@ -9,10 +9,10 @@
 #include "lib/wire/pb.h"
 
 #define KEY_PREFIX "bench/"
-#define KEY_END "bench0"
-#define PATH_PUT "/etcdserverpb.KV/Put"
+#define KEY_END    "bench0"
+#define PATH_PUT   "/etcdserverpb.KV/Put"
 #define PATH_RANGE "/etcdserverpb.KV/Range"
-#define PATH_TXN "/etcdserverpb.KV/Txn"
+#define PATH_TXN   "/etcdserverpb.KV/Txn"
 
 enum {
     KEY_DIGITS = 12,

@@ -1,6 +1,6 @@
 /*
- * What the load consists of: etcd v3 requests as finished gRPC messages. A message is made once as a template; per
- * request only the digits of the key change, in place.
+ * What the load consists of: etcd v3 requests as finished gRPC messages. A message is made once as
+ * a template; per request only the digits of the key change, in place.
  */
 #ifndef CONCLAVE_BENCH_WORKLOAD_H
 #define CONCLAVE_BENCH_WORKLOAD_H
@@ -10,22 +10,22 @@
 #include "lib/util/prng.h"
 
 enum workload_kind {
-    WORKLOAD_PUT,              /* to a random key of the key space */
-    WORKLOAD_PUT_ONE,          /* always to one key */
-    WORKLOAD_GET,              /* linearizable, a random key */
+    WORKLOAD_PUT,     /* to a random key of the key space */
+    WORKLOAD_PUT_ONE, /* always to one key */
+    WORKLOAD_GET,     /* linearizable, a random key */
     WORKLOAD_GET_SERIALIZABLE,
-    WORKLOAD_RANGE,            /* range_limit keys from a random one */
-    WORKLOAD_COUNT,            /* count of the whole prefix */
-    WORKLOAD_TXN,              /* if the key exists then put it, else put it too */
-    WORKLOAD_MIXED,            /* gets and puts by read_percent */
-    WORKLOAD_FILL,             /* all keys once, in order, 100 puts per transaction */
+    WORKLOAD_RANGE, /* range_limit keys from a random one */
+    WORKLOAD_COUNT, /* count of the whole prefix */
+    WORKLOAD_TXN,   /* if the key exists then put it, else put it too */
+    WORKLOAD_MIXED, /* gets and puts by read_percent */
+    WORKLOAD_FILL,  /* all keys once, in order, 100 puts per transaction */
     WORKLOAD_KINDS,
 };
 
 struct workload_options {
     enum workload_kind kind;
     uint64_t key_space;
-    uint64_t key_offset;   /* of sequential numbering, for several processes */
+    uint64_t key_offset; /* of sequential numbering, for several processes */
     uint64_t range_limit;
     size_t value_bytes;
     unsigned int read_percent;

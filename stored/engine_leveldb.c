@@ -223,7 +223,8 @@ static void write_batches(struct engine_leveldb *e, struct engine_batch *head)
         fail_with(e, "write", error);
         return;
     }
-    if (e->written_bytes + bytes - e->level0_polled_at >= LEVEL0_POLL_BYTES || e->level0_files > 0) {
+    if (e->written_bytes + bytes - e->level0_polled_at >= LEVEL0_POLL_BYTES ||
+        e->level0_files > 0) {
         e->level0_polled_at = e->written_bytes + bytes;
         level0 = level0_files(e->db);
     }

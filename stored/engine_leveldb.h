@@ -31,21 +31,21 @@ enum {
     ENGINE_WRITE_BUFFER_BYTES = 4 << 20, /* LevelDB keeps two of them; larger is not faster here */
     ENGINE_BLOCK_CACHE_BYTES = 1 << 20,  /* values are cached above */
     ENGINE_OPEN_FILES_MAX = 64,
-    ENGINE_MERGE_BYTES_MAX = 1 << 20,    /* of queued batches into one LevelDB write */
-    ENGINE_GATHER_US = 2000,             /* how long a small batch may wait for company */
+    ENGINE_MERGE_BYTES_MAX = 1 << 20, /* of queued batches into one LevelDB write */
+    ENGINE_GATHER_US = 2000,          /* how long a small batch may wait for company */
     ENGINE_SYNC_BYTES = 64 << 20,
     ENGINE_SYNC_INTERVAL_MS = 10000,
-    ENGINE_QUEUED_BYTES_MAX = 8 << 20,   /* above it the caller should stop applying */
-    ENGINE_LEVEL0_MAX = 7,               /* LevelDB delays writes at 8 and stops them at 12 */
+    ENGINE_QUEUED_BYTES_MAX = 8 << 20, /* above it the caller should stop applying */
+    ENGINE_LEVEL0_MAX = 7,             /* LevelDB delays writes at 8 and stops them at 12 */
 };
 
 struct engine_leveldb_args {
     struct loop *loop;
-    const char *path;      /* directory; created when absent; copied */
-    bool no_fsync;         /* `durable` follows `written` without any sync */
-    uint64_t sync_bytes;   /* 0: ENGINE_SYNC_BYTES */
+    const char *path;          /* directory; created when absent; copied */
+    bool no_fsync;             /* `durable` follows `written` without any sync */
+    uint64_t sync_bytes;       /* 0: ENGINE_SYNC_BYTES */
     uint64_t sync_interval_ms; /* 0: ENGINE_SYNC_INTERVAL_MS */
-    uint64_t gather_us;    /* UINT64_MAX: do not wait; 0: ENGINE_GATHER_US */
+    uint64_t gather_us;        /* UINT64_MAX: do not wait; 0: ENGINE_GATHER_US */
     void (*written)(void *user, uint64_t sequence);
     void (*durable)(void *user, uint64_t sequence);
     void (*fatal)(void *user, const char *text);
@@ -62,10 +62,10 @@ void engine_leveldb_close(struct engine_leveldb *e);
 void engine_leveldb_sync(struct engine_leveldb *e);
 
 struct engine_leveldb_stats {
-    uint64_t queued_bytes;  /* handed over, not yet written */
+    uint64_t queued_bytes; /* handed over, not yet written */
     unsigned int level0_files;
-    uint64_t disk_bytes;    /* of all files; measured with each sync */
-    uint64_t used_bytes;    /* LevelDB's estimate of live data */
+    uint64_t disk_bytes; /* of all files; measured with each sync */
+    uint64_t used_bytes; /* LevelDB's estimate of live data */
     uint64_t memory_bytes;
     uint64_t written_sequence, durable_sequence;
     uint64_t write_count, write_ns_sum; /* LevelDB writes */

@@ -50,7 +50,8 @@ static int identity_load(struct stored *s)
     if (n < 0)
         return -errno;
     text[n] = '\0';
-    if (sscanf(text, "cluster=%" SCNx64 " member=%" SCNx64 "%c", &cluster_id, &member_id, &end) != 3 ||
+    if (sscanf(text, "cluster=%" SCNx64 " member=%" SCNx64 "%c", &cluster_id, &member_id, &end) !=
+            3 ||
         end != '\n' || cluster_id == 0 || member_id == 0)
         return -EBADMSG;
     s->cluster_id = cluster_id;
@@ -65,7 +66,8 @@ int stored_identity_save(struct stored *s, uint64_t cluster_id, uint64_t member_
     CLEANUP(closep) int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     bool no_fsync = s->conf->unsafe_no_fsync;
 
-    if (fd < 0 || dprintf(fd, "cluster=%" PRIx64 " member=%" PRIx64 "\n", cluster_id, member_id) < 0)
+    if (fd < 0 ||
+        dprintf(fd, "cluster=%" PRIx64 " member=%" PRIx64 "\n", cluster_id, member_id) < 0)
         return -errno;
     if ((!no_fsync && fsync(fd) != 0) || rename(tmp, path) != 0)
         return -errno;
@@ -144,7 +146,8 @@ int stored_state_open(struct stored *s)
     kv_get_state(s->kv, &state);
     kv_get_stats(s->kv, &stats);
     s->checkpoint_index = 0;
-    log_info("opened %s in %" PRIu64 " ms: index %" PRIu64 ", revision %" PRId64 ", %" PRIu64 " keys",
+    log_info("opened %s in %" PRIu64 " ms: index %" PRIu64 ", revision %" PRId64 ", %" PRIu64
+             " keys",
              s->dir.db, (loop_clock_ns() - started) / 1000000, state.applied_index, state.revision,
              stats.key_count);
     return 0;

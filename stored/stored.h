@@ -28,13 +28,13 @@ struct stored;
 
 enum {
     STORED_GATEWAYS_MAX = 64,
-    STORED_PART_BYTES = 64 << 10,         /* of an answer produced in slices */
-    STORED_RESULT_PART_BYTES = 1 << 20,   /* of an answer that is there as a whole */
-    STORED_READ_SLICE_NS = 1000000,       /* per turn for answers in parts */
-    STORED_APPLY_SLICE_NS = 5000000,      /* per turn while catching up */
-    STORED_WAITING_READS_MAX = 65536,     /* per gatewayd; above it OUT_TOO_MANY_REQUESTS */
-    STORED_WAITING_BYTES_MAX = 64 << 20,  /* per gatewayd, of their requests */
-    STORED_SNAP_WINDOW_BYTES = 4 << 20,   /* sent beyond what SNAP_ACK acknowledged */
+    STORED_PART_BYTES = 64 << 10,        /* of an answer produced in slices */
+    STORED_RESULT_PART_BYTES = 1 << 20,  /* of an answer that is there as a whole */
+    STORED_READ_SLICE_NS = 1000000,      /* per turn for answers in parts */
+    STORED_APPLY_SLICE_NS = 5000000,     /* per turn while catching up */
+    STORED_WAITING_READS_MAX = 65536,    /* per gatewayd; above it OUT_TOO_MANY_REQUESTS */
+    STORED_WAITING_BYTES_MAX = 64 << 20, /* per gatewayd, of their requests */
+    STORED_SNAP_WINDOW_BYTES = 4 << 20,  /* sent beyond what SNAP_ACK acknowledged */
 };
 
 struct stored_conf {
@@ -55,7 +55,7 @@ struct stored_args {
     const struct stored_conf *conf; /* borrowed for the life of stored */
     const char *run_dir;            /* copied */
     uint64_t generation;
-    void (*ready)(void *user);      /* open, linked to raftd, caught up with its first ROLE */
+    void (*ready)(void *user); /* open, linked to raftd, caught up with its first ROLE */
     void (*stopped)(void *user);
     void (*fatal)(void *user, const char *text); /* any thread; does not return, except in tests */
     void *user;
@@ -66,18 +66,18 @@ struct stored_gateway {
     struct stored *s;
     uint32_t index;
     struct ipc_link *link;
-    uint64_t generation;  /* of the process on the other side; 0: link down */
+    uint64_t generation; /* of the process on the other side; 0: link down */
     uint64_t hello_generation;
-    struct hmap reads;    /* request id -> struct stored_read: all that wait or are being answered */
-    struct list blocked;  /* may be answered, as soon as the link takes more */
+    struct hmap reads;   /* request id -> struct stored_read: all that wait or are being answered */
+    struct list blocked; /* may be answered, as soon as the link takes more */
     uint64_t waiting_bytes;
 };
 
 /* Reads that share a barrier. */
 struct stored_barrier {
-    struct list node;  /* in stored.barriers, by age */
-    uint64_t id;       /* 0: not asked yet */
-    bool known;        /* BARRIER_INDEX came */
+    struct list node; /* in stored.barriers, by age */
+    uint64_t id;      /* 0: not asked yet */
+    bool known;       /* BARRIER_INDEX came */
     uint64_t index;
     struct list reads; /* struct stored_read.node */
 };
@@ -106,21 +106,21 @@ struct stored {
     struct ipc_link *raftd;
     bool raftd_up;
     bool have_role;
-    struct proto_raft_status role;  /* of the link that is up */
-    uint64_t first_commit_index; /* of the first ROLE of this link */
+    struct proto_raft_status role; /* of the link that is up */
+    uint64_t first_commit_index;   /* of the first ROLE of this link */
     bool ready;
     uint64_t refused_cluster, refused_member; /* logged once per offender */
     uint64_t malformed_count;
 
     /* apply (stored_apply.c) */
     struct loop_hook *work_hook;
-    struct buf committed;    /* COMMITTED bodies of the turn, not executed yet */
+    struct buf committed; /* COMMITTED bodies of the turn, not executed yet */
     size_t committed_pos;
     struct buf scratch;
     bool out_of_order;       /* raftd sent a gap: nothing is executed until it connects anew */
     uint64_t reported_index; /* in the last APPLIED */
     uint64_t reported_durable;
-    struct list held;        /* answers of physical compactions under way */
+    struct list held;           /* answers of physical compactions under way */
     uint64_t tables_generation; /* of the members list raftd knows */
 
     /* reads (stored_reads.c) */
@@ -128,7 +128,7 @@ struct stored {
     struct list barriers;
     uint64_t last_barrier_id;
     struct loop_timer *barrier_timer; /* active: no leader, ask again when it fires */
-    struct list active;      /* answers in parts, round robin */
+    struct list active;               /* answers in parts, round robin */
 
     /* background */
     struct loop_timer *compact_timer;
@@ -162,9 +162,9 @@ void stored_ipc_stop(struct stored *s);
 
 /* stored_apply.c */
 void stored_apply_committed(struct stored *s, struct bytes body);
-void stored_apply_work(struct stored *s);   /* LOOP_PHASE_WORK */
-void stored_apply_reset(struct stored *s);  /* link down: what was not executed comes again */
-void stored_apply_report(struct stored *s); /* APPLIED, when it says something new */
+void stored_apply_work(struct stored *s);         /* LOOP_PHASE_WORK */
+void stored_apply_reset(struct stored *s);        /* link down: what was not executed comes again */
+void stored_apply_report(struct stored *s);       /* APPLIED, when it says something new */
 void stored_apply_release_held(struct stored *s); /* answers of finished compactions */
 void stored_apply_drop_held(struct stored *s);
 /* After every turn that executed something: ready, members, background work. */
@@ -179,7 +179,7 @@ void stored_read_ack(struct stored_gateway *gw, uint64_t id, uint64_t bytes);
 void stored_reads_gateway_down(struct stored_gateway *gw);
 void stored_reads_barrier_index(struct stored *s, uint64_t id, const struct proto_barrier_index *m);
 void stored_reads_raftd_down(struct stored *s);
-void stored_reads_work(struct stored *s); /* LOOP_PHASE_WORK, after applying */
+void stored_reads_work(struct stored *s);       /* LOOP_PHASE_WORK, after applying */
 void stored_reads_end_active(struct stored *s); /* before the state goes away */
 /* A whole answer; message empty unless OUT_OK. */
 void stored_send_result(struct stored_gateway *gw, uint64_t id, int outcome, struct bytes message);

@@ -22,7 +22,7 @@
 #include "lib/wire/wire.h"
 
 enum {
-    CLOCK_CHECK_ENTRIES = 64,      /* executed between two looks at the clock */
+    CLOCK_CHECK_ENTRIES = 64,       /* executed between two looks at the clock */
     COMMITTED_KEEP_BYTES = 1 << 20, /* of buffer kept between turns */
 };
 
@@ -166,8 +166,8 @@ void stored_apply_work(struct stored *s)
     kv_get_state(s->kv, &state);
     applied = state.applied_index;
     deadline = loop_clock_ns() + STORED_APPLY_SLICE_NS;
-    r = wire_reader(bytes_of(s->committed.data + s->committed_pos,
-                             s->committed.len - s->committed_pos));
+    r = wire_reader(
+        bytes_of(s->committed.data + s->committed_pos, s->committed.len - s->committed_pos));
     kv_begin_turn(s->kv);
     while (r.pos < r.end) {
         struct proto_entry entry;
@@ -191,7 +191,8 @@ void stored_apply_work(struct stored *s)
             break;
     }
     if (result < 0) {
-        CLEANUP(freep) char *text =
+        CLEANUP(freep)
+        char *text =
             xasprintf("cannot execute entry %" PRIu64 ": %s", applied + 1, strerror(-result));
 
         stored_fatal(s, text);

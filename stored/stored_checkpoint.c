@@ -276,8 +276,8 @@ static void on_timer(void *user)
         return;
     due = state.applied_index - s->checkpoint_index >= s->conf->checkpoint_entries;
     if (s->conf->checkpoint_interval_ns != 0)
-        due = due || loop_now_ns(s->loop) - s->checkpoint_begun_ns >=
-                         s->conf->checkpoint_interval_ns;
+        due =
+            due || loop_now_ns(s->loop) - s->checkpoint_begun_ns >= s->conf->checkpoint_interval_ns;
     if (due)
         begin(s);
 }

@@ -6,13 +6,14 @@
 
 /* Names with and without "experimental-" are one setting: etcd renamed them in 3.6. */
 const struct conf_field stored_conf_fields[] = {
-    {"data-dir", CONF_STRING, FIELD(data_dir), "default.etcd", 0, 0, false, "directory of the member"},
+    {"data-dir", CONF_STRING, FIELD(data_dir), "default.etcd", 0, 0, false,
+     "directory of the member"},
     {"quota-backend-bytes", CONF_I64, FIELD(quota_backend_bytes), "0", 0, 0, false,
      "bytes; 0: 2 GiB, negative: no limit"},
     {"compaction-batch-limit", CONF_I64, FIELD(compaction_batch_limit), "0", 0, 0, true,
      "revisions removed in one slice; 0 or less: 1000"},
-    {"experimental-compaction-batch-limit", CONF_I64, FIELD(compaction_batch_limit), "0", 0, 0, true,
-     "the same"},
+    {"experimental-compaction-batch-limit", CONF_I64, FIELD(compaction_batch_limit), "0", 0, 0,
+     true, "the same"},
     {"compaction-sleep-interval", CONF_DURATION, FIELD(compaction_sleep_ns), "0", 0, 0, true,
      "pause between slices; 0: 10ms"},
     {"experimental-compaction-sleep-interval", CONF_DURATION, FIELD(compaction_sleep_ns), "0", 0, 0,

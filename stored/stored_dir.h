@@ -23,12 +23,12 @@
 #define CONCLAVE_STORED_STORED_DIR_H
 
 struct stored_dir {
-    char *path;      /* <data-dir>/member */
-    char *db;        /* the four below it */
+    char *path; /* <data-dir>/member */
+    char *db;   /* the four below it */
     char *recv;
     char *staged;
     char *old;
-    int fd;          /* of path */
+    int fd; /* of path */
     int lock_fd;
 };
 #define STORED_DIR_NONE ((struct stored_dir){.fd = -1, .lock_fd = -1})

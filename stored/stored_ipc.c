@@ -80,7 +80,8 @@ static int raftd_on_hello(void *user, struct bytes body)
     if (s->cluster_id == 0) {
         r = stored_identity_save(s, m.cluster_id, m.member_id);
         if (r < 0) {
-            CLEANUP(freep) char *text =
+            CLEANUP(freep)
+            char *text =
                 xasprintf("cannot write the identity to %s: %s", s->dir.path, strerror(-r));
 
             stored_fatal(s, text);
@@ -179,14 +180,10 @@ static const struct {
     uint16_t type;
     int (*handle)(struct stored *s, const struct ipc_frame *f);
 } raftd_table[] = {
-    {PROTO_COMMITTED, on_committed},
-    {PROTO_ROLE, on_role},
-    {PROTO_BARRIER_INDEX, on_barrier_index},
-    {PROTO_SNAP_SEND, on_snapshot},
-    {PROTO_SNAP_RECEIVE, on_snapshot},
-    {PROTO_SNAP_CHUNK, on_snapshot},
-    {PROTO_SNAP_ACTIVATE, on_snapshot},
-    {PROTO_SNAP_CANCEL, on_snapshot},
+    {PROTO_COMMITTED, on_committed},         {PROTO_ROLE, on_role},
+    {PROTO_BARRIER_INDEX, on_barrier_index}, {PROTO_SNAP_SEND, on_snapshot},
+    {PROTO_SNAP_RECEIVE, on_snapshot},       {PROTO_SNAP_CHUNK, on_snapshot},
+    {PROTO_SNAP_ACTIVATE, on_snapshot},      {PROTO_SNAP_CANCEL, on_snapshot},
     {PROTO_SNAP_ACK, on_snapshot},
 };
 
@@ -235,8 +232,8 @@ static int gateway_on_hello(void *user, struct bytes body)
     struct proto_hello m;
     int r = proto_hello_decode(body, &m);
 
-    if (r == 0 && (m.daemon != PROTO_DAEMON_GATEWAYD || m.gateway_index != gw->index ||
-                   m.generation == 0))
+    if (r == 0 &&
+        (m.daemon != PROTO_DAEMON_GATEWAYD || m.gateway_index != gw->index || m.generation == 0))
         r = -EPROTO;
     if (r < 0) {
         malformed(gw->s, "gatewayd (hello)", 0);

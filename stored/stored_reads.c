@@ -37,7 +37,7 @@
 enum {
     BARRIER_RETRY_MS = 100, /* while there is no leader */
     HASH_RECORDS_PER_STEP = 500,
-    SLICE_CHECK_PARTS = 4,  /* parts between two looks at the clock */
+    SLICE_CHECK_PARTS = 4, /* parts between two looks at the clock */
 };
 
 struct stored_read {
@@ -102,28 +102,28 @@ static void put_status(struct stored *s, struct buf *out)
     kv_get_state(s->kv, &state);
     kv_get_stats(s->kv, &stats);
     store_alarms_encode(kv_alarms(s->kv), &alarms);
-    proto_store_status_encode(
-        out, &(struct proto_store_status){
-                 .revision = state.revision,
-                 .compact_revision = state.compact_revision,
-                 .applied_index = state.applied_index,
-                 .durable_index = kv_durable_index(s->kv),
-                 .db_bytes = engine.disk_bytes,
-                 .db_bytes_in_use = MIN(stats.record_bytes, engine.disk_bytes),
-                 .quota_bytes = s->quota_bytes,
-                 .key_count = stats.key_count,
-                 .chain_hash = state.chain_hash,
-                 .put_total = stats.put_total,
-                 .delete_total = stats.delete_total,
-                 .txn_total = stats.txn_total,
-                 .range_total = stats.range_total,
-                 .write_batch_count = engine.write_count,
-                 .write_batch_ns_sum = engine.write_ns_sum,
-                 .cache_bytes = stats.cache_bytes + stats.unwritten_bytes,
-                 .index_bytes = stats.index_bytes,
-                 .cluster_version = kv_cluster_version(s->kv),
-                 .alarms = buf_bytes(&alarms),
-             });
+    proto_store_status_encode(out,
+                              &(struct proto_store_status){
+                                  .revision = state.revision,
+                                  .compact_revision = state.compact_revision,
+                                  .applied_index = state.applied_index,
+                                  .durable_index = kv_durable_index(s->kv),
+                                  .db_bytes = engine.disk_bytes,
+                                  .db_bytes_in_use = MIN(stats.record_bytes, engine.disk_bytes),
+                                  .quota_bytes = s->quota_bytes,
+                                  .key_count = stats.key_count,
+                                  .chain_hash = state.chain_hash,
+                                  .put_total = stats.put_total,
+                                  .delete_total = stats.delete_total,
+                                  .txn_total = stats.txn_total,
+                                  .range_total = stats.range_total,
+                                  .write_batch_count = engine.write_count,
+                                  .write_batch_ns_sum = engine.write_ns_sum,
+                                  .cache_bytes = stats.cache_bytes + stats.unwritten_bytes,
+                                  .index_bytes = stats.index_bytes,
+                                  .cluster_version = kv_cluster_version(s->kv),
+                                  .alarms = buf_bytes(&alarms),
+                              });
 }
 
 static int decode_hash_kv(struct bytes message, int64_t *ret_revision)

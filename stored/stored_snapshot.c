@@ -127,11 +127,12 @@ static void out_work(struct stored *s)
 
         if (b == NULL)
             return;
-        proto_snap_meta_encode(b, &(struct proto_snap_meta){.index = out->meta.index,
-                                                            .term = out->meta.term,
-                                                            .chain_hash = out->meta.chain_hash,
-                                                            .cluster_id = s->cluster_id,
-                                                            .conf_state = buf_bytes(&out->members)});
+        proto_snap_meta_encode(b,
+                               &(struct proto_snap_meta){.index = out->meta.index,
+                                                         .term = out->meta.term,
+                                                         .chain_hash = out->meta.chain_hash,
+                                                         .cluster_id = s->cluster_id,
+                                                         .conf_state = buf_bytes(&out->members)});
         ipc_link_end(s->raftd);
         out->meta_sent = true;
     }
@@ -372,8 +373,7 @@ int stored_snapshot_frame(struct stored *s, uint16_t type, uint64_t id, struct b
     case PROTO_SNAP_ACK:
         r = proto_u64_decode(body, &bytes);
         if (r == 0 && s->snap_out != NULL && s->snap_out->id == id &&
-            bytes.value <= s->snap_out->sent_bytes &&
-            bytes.value >= s->snap_out->acked_bytes) {
+            bytes.value <= s->snap_out->sent_bytes && bytes.value >= s->snap_out->acked_bytes) {
             s->snap_out->acked_bytes = bytes.value;
             loop_hook_arm(s->work_hook);
         }

@@ -31,6 +31,8 @@ enum {
     STORED_STOP_MS = 10000, /* it writes a checkpoint */
     RAFTD_STOP_MS = 5000,
 };
+/* a second signal within this time is the first one, sent twice */
+#define IMPATIENCE_NS UINT64_C(2000000000)
 
 enum phase {
     PHASE_RUNNING,
@@ -51,6 +53,7 @@ struct supervisor {
     struct prng prng;
     enum phase phase;
     bool told_ready;
+    uint64_t signal_at_ns; /* of the first that asked for the end */
     struct supervisor_end end;
 };
 
@@ -166,12 +169,17 @@ static void on_phase_timeout(void *user)
 static void on_stop_signal(struct supervisor *sv, int signum)
 {
     if (sv->phase != PHASE_RUNNING) {
+        if (loop_clock_ns() - sv->signal_at_ns < IMPATIENCE_NS)
+            return; /* timeout(1) and shells signal the process and then its group */
         log_warn("received signal %d again, killing what still runs", signum);
-        for (size_t i = 0; i < sv->child_count; i++)
+        for (size_t i = 0; i < sv->child_count; i++) {
+            child_stop(sv->children[i]);
             child_kill(sv->children[i]);
+        }
         stop_now(sv);
         return;
     }
+    sv->signal_at_ns = loop_clock_ns();
     log_info("received %s signal, shutting down...",
              signum == SIGTERM ? "terminated" : "interrupt");
     sv->end.signal = signum;
@@ -247,6 +255,8 @@ static void on_change(void *user, struct child *c)
     if (sv->phase == PHASE_HANDING_OVER && c == sv->children[RAFTD] &&
         child_state(c) != CHILD_READY)
         stop_now(sv); /* nobody is left who could hand over */
+    if (sv->phase != PHASE_RUNNING && child_state(c) == CHILD_BACKOFF)
+        child_stop(c); /* whoever ends by itself now need not come back */
     advance(sv);
 }
 

@@ -1,7 +1,7 @@
 /*
- * HTTP/1.1 for a client connection: one call at a time in order of start, no pipelining; the others wait. The
- * connection ends after an answer that says so; calls that were not written then end with -ECONNRESET
- * like the rest, and the caller opens another connection.
+ * HTTP/1.1 for a client connection: one call at a time in order of start, no pipelining; the others
+ * wait. The connection ends after an answer that says so; calls that were not written then end with
+ * -ECONNRESET like the rest, and the caller opens another connection.
  */
 #include "lib/http/http_client_internal.h"
 

@@ -1,12 +1,13 @@
 /*
- * HTTP/1.1 for one server connection, on http_parser. One exchange at a time: when a request is complete the parser
- * is paused and further input (pipelined requests) waits in conn->in until its answer is made;
- * reading goes on meanwhile, up to a limit, because it is how a client that went away is noticed.
+ * HTTP/1.1 for one server connection, on http_parser. One exchange at a time: when a request is
+ * complete the parser is paused and further input (pipelined requests) waits in conn->in until its
+ * answer is made; reading goes on meanwhile, up to a limit, because it is how a client that went
+ * away is noticed.
  *
  *   idle -> reading headers -> reading body -> waiting for the answer -> idle
  *
- * Answers are written straight into the connection's output buffer. When an answer is complete before
- * the request is, the rest of a short body is read and dropped, else the connection closes.
+ * Answers are written straight into the connection's output buffer. When an answer is complete
+ * before the request is, the rest of a short body is read and dropped, else the connection closes.
  */
 #include "lib/http/http_internal.h"
 
@@ -18,9 +19,9 @@
 #include "lib/util/xmalloc.h"
 
 enum {
-    H1_BEHIND_BYTES_MAX = 64 * 1024,   /* input held while an answer is awaited */
-    H1_SKIP_BYTES_MAX = 256 * 1024,    /* of an unwanted body, rather than closing */
-    H1_HALF_CLOSED_MS = 5000,          /* a client that closed its side may still wait for an answer */
+    H1_BEHIND_BYTES_MAX = 64 * 1024, /* input held while an answer is awaited */
+    H1_SKIP_BYTES_MAX = 256 * 1024,  /* of an unwanted body, rather than closing */
+    H1_HALF_CLOSED_MS = 5000, /* a client that closed its side may still wait for an answer */
     H1_EXCHANGES_PER_TURN = 32,
 };
 
@@ -28,14 +29,14 @@ struct h1 {
     struct http_conn *conn;
     http_parser parser;
     struct http_req *cur;
-    bool in_value;      /* the last field's value has begun */
+    bool in_value; /* the last field's value has begun */
     bool headers_done;
-    bool keep_alive;    /* of the current exchange */
-    bool skip_rest;     /* what remains of the body is short enough to read */
+    bool keep_alive; /* of the current exchange */
+    bool skip_rest;  /* what remains of the body is short enough to read */
     bool has_body;
     bool feeding;
     size_t url_len;
-    int refuse;         /* status for what is wrong with the request; 0: nothing */
+    int refuse; /* status for what is wrong with the request; 0: nothing */
 };
 
 /* Input */
@@ -349,8 +350,8 @@ static void put_headers(struct buf *out, const struct http_header *headers, size
 }
 
 /* Status line and headers. length: UINT64_MAX for none. */
-static void put_head(struct http_req *req, int status, const struct http_header *headers, size_t count,
-                     uint64_t length)
+static void put_head(struct http_req *req, int status, const struct http_header *headers,
+                     size_t count, uint64_t length)
 {
     struct http_conn *conn = req->conn;
     struct h1 *h1 = conn->proto_state;
@@ -420,7 +421,8 @@ static void h1_respond(struct http_req *req, const struct http_response *r)
     put_last_chunk(req, r->trailers, r->trailer_count);
 }
 
-static void h1_begin(struct http_req *req, int status, const struct http_header *headers, size_t count)
+static void h1_begin(struct http_req *req, int status, const struct http_header *headers,
+                     size_t count)
 {
     struct h1 *h1 = req->conn->proto_state;
 
@@ -509,7 +511,8 @@ static int h1_flushed(struct http_conn *conn)
     for (int i = 0; i < H1_EXCHANGES_PER_TURN && !conn->finish && !conn->doomed && r == 0; i++) {
         struct http_req *req = h1->cur;
 
-        if (req != NULL && req->ended && (req->body_complete || !h1->keep_alive || !h1->skip_rest)) {
+        if (req != NULL && req->ended &&
+            (req->body_complete || !h1->keep_alive || !h1->skip_rest)) {
             h1_exchange_over(h1);
             continue;
         }

@@ -1,7 +1,7 @@
 /*
- * HTTP/2 for a client connection, on an nghttp2 session that exists before the connection is up: calls are
- * submitted at once and leave when it is. nghttp2 holds back what the server's MAX_CONCURRENT_STREAMS
- * does not allow yet.
+ * HTTP/2 for a client connection, on an nghttp2 session that exists before the connection is up:
+ * calls are submitted at once and leave when it is. nghttp2 holds back what the server's
+ * MAX_CONCURRENT_STREAMS does not allow yet.
  */
 #include "lib/http/http_client_internal.h"
 
@@ -173,7 +173,8 @@ static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame
     return 0;
 }
 
-/* A request that never left: GOAWAY came first, or the ids are used up. It has no stream to close. */
+/* A request that never left: GOAWAY came first, or the ids are used up. It has no stream to close.
+ */
 static int on_frame_not_send(nghttp2_session *session, const nghttp2_frame *frame, int error,
                              void *user)
 {
@@ -182,7 +183,8 @@ static int on_frame_not_send(nghttp2_session *session, const nghttp2_frame *fram
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST ||
         stream_call(session, frame->hd.stream_id) != NULL)
         return 0;
-    LIST_FOREACH (it, &h2->client->calls) {
+    LIST_FOREACH(it, &h2->client->calls)
+    {
         struct http_call *call = LIST_ENTRY(it, struct http_call, link);
 
         if (call->stream_id != frame->hd.stream_id)
@@ -224,8 +226,8 @@ static ssize_t read_data(nghttp2_session *session, int32_t stream_id, uint8_t *t
     return (ssize_t)n;
 }
 
-static int send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t len,
-                     nghttp2_data_source *source, void *user)
+static int send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head,
+                     size_t len, nghttp2_data_source *source, void *user)
 {
     struct h2c *h2 = user;
     struct http_call *call = source->ptr;
@@ -347,7 +349,8 @@ static void h2c_cancel(struct http_call *call)
     struct h2c *h2 = call->client->proto_state;
 
     if (nghttp2_session_find_stream(h2->session, call->stream_id) == NULL) {
-        /* Still queued in nghttp2: the reset marks it as not to be sent, and it forgets the call. */
+        /* Still queued in nghttp2: the reset marks it as not to be sent, and it forgets the call.
+         */
         nghttp2_session_set_stream_user_data(h2->session, call->stream_id, NULL);
         http_call_over_later(call, call->error);
     }

@@ -1,16 +1,17 @@
 /*
  * HTTP/2 for one server connection: an nghttp2 session fed from memory and drained to memory.
  *
- * What makes it cheap: header fields are references into nghttp2's own buffers, nothing is copied; a
- * usual answer is one submit with names and values in the request's arena (NO_COPY), its body is
- * copied once into the frame, and its trailers are submitted from the data callback, so all three frames
- * are in the same output round. RFC 7540 priorities are switched off (RFC 9218 section 2.1): no
- * dependency tree. Answers that take more than one DATA frame are marked incremental, which is what makes
- * nghttp2 take turns between them.
+ * What makes it cheap: header fields are references into nghttp2's own buffers, nothing is copied;
+ * a usual answer is one submit with names and values in the request's arena (NO_COPY), its body is
+ * copied once into the frame, and its trailers are submitted from the data callback, so all three
+ * frames are in the same output round. RFC 7540 priorities are switched off (RFC 9218 section 2.1):
+ * no dependency tree. Answers that take more than one DATA frame are marked incremental, which is
+ * what makes nghttp2 take turns between them.
  *
  * Keepalive enforcement follows what grpc servers do, so that the settings mean what etcd's mean:
- * a ping sooner than ping_ms_min after the last one (two hours while no stream is open) is a strike, sending headers or
- * data forgives, too many strikes are GOAWAY ENHANCE_YOUR_CALM "too_many_pings".
+ * a ping sooner than ping_ms_min after the last one (two hours while no stream is open) is a
+ * strike, sending headers or data forgives, too many strikes are GOAWAY ENHANCE_YOUR_CALM
+ * "too_many_pings".
  */
 #include "lib/http/http_internal.h"
 
@@ -33,12 +34,12 @@ enum {
 struct h2 {
     struct http_conn *conn;
     nghttp2_session *session;
-    struct http_req *cur;    /* whose header block is arriving */
-    struct list drained;     /* requests whose on_drained is due */
-    uint64_t ping_ms;        /* when the client last pinged; 0: never */
+    struct http_req *cur; /* whose header block is arriving */
+    struct list drained;  /* requests whose on_drained is due */
+    uint64_t ping_ms;     /* when the client last pinged; 0: never */
     unsigned int ping_strikes;
-    uint64_t keepalive_ms;   /* when we pinged; 0: no answer is awaited */
-    uint64_t drain_ms;       /* when the shutdown notice was sent; 0: not, or the final one is out */
+    uint64_t keepalive_ms; /* when we pinged; 0: no answer is awaited */
+    uint64_t drain_ms;     /* when the shutdown notice was sent; 0: not, or the final one is out */
 };
 
 static struct http_req *stream_req(nghttp2_session *session, int32_t stream_id)
@@ -359,9 +360,11 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
     if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) == 0)
         return 0;
     req = stream_req(session, frame->hd.stream_id);
-    /* Answered before the request was complete: ask the client to stop sending (RFC 9113 section 8.1). */
+    /* Answered before the request was complete: ask the client to stop sending (RFC 9113
+     * section 8.1). */
     if (req != NULL && !req->body_complete)
-        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
+                                  NGHTTP2_NO_ERROR);
     return 0;
 }
 
@@ -416,8 +419,8 @@ static ssize_t read_data(nghttp2_session *session, int32_t stream_id, uint8_t *t
     return (ssize_t)n;
 }
 
-static int send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t len,
-                     nghttp2_data_source *source, void *user)
+static int send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head,
+                     size_t len, nghttp2_data_source *source, void *user)
 {
     struct h2 *h2 = user;
     struct http_req *req = source->ptr;
@@ -580,7 +583,8 @@ static void h2_respond(struct http_req *req, const struct http_response *r)
     }
 }
 
-static void h2_begin(struct http_req *req, int status, const struct http_header *headers, size_t count)
+static void h2_begin(struct http_req *req, int status, const struct http_header *headers,
+                     size_t count)
 {
     struct h2 *h2 = req->conn->proto_state;
 
@@ -685,7 +689,8 @@ static void h2_drain(struct http_conn *conn)
 {
     struct h2 *h2 = conn->proto_state;
 
-    /* RFC 9113 section 6.8: first a notice, then, when the client must have seen it, the real last stream. */
+    /* RFC 9113 section 6.8: first a notice, then, when the client must have seen it, the real last
+     * stream. */
     h2->drain_ms = loop_now_ms(conn->server->loop) + 1;
     nghttp2_submit_shutdown_notice(h2->session);
     nghttp2_submit_ping(h2->session, NGHTTP2_FLAG_NONE, NULL);
@@ -730,12 +735,13 @@ static void submit_settings(struct h2 *h2)
     size_t n = 0;
 
     iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1};
-    iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, H2_STREAM_WINDOW_BYTES};
+    iv[n++] =
+        (nghttp2_settings_entry){NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, H2_STREAM_WINDOW_BYTES};
     iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
                                        (uint32_t)MIN(limits->header_bytes_max, (size_t)UINT32_MAX)};
     if (limits->streams_max != UINT32_MAX)
-        iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
-                                           limits->streams_max};
+        iv[n++] =
+            (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, limits->streams_max};
     nghttp2_submit_settings(h2->session, NGHTTP2_FLAG_NONE, iv, n);
     nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, 0, H2_CONN_WINDOW_BYTES);
 }

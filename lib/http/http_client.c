@@ -1,6 +1,7 @@
 /*
- * The client connection: connects without blocking, reads, writes once per turn, and keeps the calls
- * with their deadlines. What the bytes mean is the protocol's business (h1_client.c, h2_client.c).
+ * The client connection: connects without blocking, reads, writes once per turn, and keeps the
+ * calls with their deadlines. What the bytes mean is the protocol's business (h1_client.c,
+ * h2_client.c).
  *
  *   connecting -> up -> [ending: GOAWAY, or "connection: close"] -> down
  */
@@ -173,7 +174,8 @@ void http_call_on_trailers(struct http_call *call)
     call->client->depth--;
 }
 
-static struct bytes find_field(const struct http_call *call, const char *name, size_t from, size_t to)
+static struct bytes find_field(const struct http_call *call, const char *name, size_t from,
+                               size_t to)
 {
     struct bytes want = bytes_str(name);
 
@@ -334,7 +336,8 @@ static void settle(struct http_client *client)
     client->connected = false;
     loop_io_free(client->io);
     client->io = NULL;
-    client->transport.ops->close(&client->transport); /* the server hears of it now, not at x_free */
+    client->transport.ops->close(
+        &client->transport); /* the server hears of it now, not at x_free */
     loop_timer_stop(client->timer);
     while (!list_empty(&client->over)) {
         struct http_call *call = LIST_ENTRY(client->over.next, struct http_call, link);
@@ -386,7 +389,8 @@ static void client_read(struct http_client *client)
         }
         if (n == 0) {
             client->proto->eof(client);
-            http_client_down(client, client->ending && list_empty(&client->calls) ? 0 : -ECONNRESET);
+            http_client_down(client,
+                             client->ending && list_empty(&client->calls) ? 0 : -ECONNRESET);
             return;
         }
         r = client->proto->input(client, data, (size_t)n);
@@ -465,7 +469,8 @@ static void on_timer(void *user)
     client->timer_ms = 0;
     if (client->connect_deadline_ms != 0 && now_ms >= client->connect_deadline_ms)
         http_client_down(client, -ETIMEDOUT);
-    LIST_FOREACH_SAFE (it, tmp, &client->calls) {
+    LIST_FOREACH_SAFE(it, tmp, &client->calls)
+    {
         struct http_call *call = LIST_ENTRY(it, struct http_call, link);
 
         if (call->deadline_ms == 0)
@@ -480,7 +485,8 @@ static void on_timer(void *user)
     settle(client);
 }
 
-static int parse_address(const char *host, uint16_t port, struct sockaddr_storage *ret, socklen_t *ret_len)
+static int parse_address(const char *host, uint16_t port, struct sockaddr_storage *ret,
+                         socklen_t *ret_len)
 {
     struct sockaddr_in *in = (struct sockaddr_in *)(void *)ret;
     struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)ret;

@@ -1,11 +1,11 @@
 /*
  * HTTP client: one connection to one address, HTTP/2 with prior knowledge (many concurrent calls)
- * or HTTP/1.1 (one at a time, later ones wait; keep-alive). No reconnecting and no balancing: who wants
- * another connection makes one.
+ * or HTTP/1.1 (one at a time, later ones wait; keep-alive). No reconnecting and no balancing: who
+ * wants another connection makes one.
  *
  * Calls made before the connection is up wait for it. Every call ends with on_closed, exactly once,
- * and is gone when that returns. No function here calls back before it returns; requests made in one turn leave
- * with one writev at its end.
+ * and is gone when that returns. No function here calls back before it returns; requests made in
+ * one turn leave with one writev at its end.
  *
  * Everything is for the loop thread.
  */
@@ -24,20 +24,21 @@ struct http_client_handler {
     /* The connection is up. May be NULL. */
     void (*on_connected)(void *user, struct http_client *client);
     /* The connection is over (refused, lost, GOAWAY and drained): every call has had its on_closed.
-     * error: negative errno, 0 for an orderly end. The client must still be freed, also from in here. */
+     * error: negative errno, 0 for an orderly end. The client must still be freed, also from in
+     * here. */
     void (*on_disconnected)(void *user, struct http_client *client, int error);
 };
 
 struct http_client_options {
-    enum http_version version;   /* HTTP_VERSION_2 or HTTP_VERSION_1_1 */
-    uint64_t connect_ms_max;     /* 0: 5000 */
-    size_t header_bytes_max;     /* per answer; 0: 65536 */
-    uint32_t window_bytes;       /* HTTP/2 receive window of stream and connection; 0: 1 MiB and 16 MiB */
-    const char *authority;       /* NULL: made of the address; copied */
+    enum http_version version; /* HTTP_VERSION_2 or HTTP_VERSION_1_1 */
+    uint64_t connect_ms_max;   /* 0: 5000 */
+    size_t header_bytes_max;   /* per answer; 0: 65536 */
+    uint32_t window_bytes; /* HTTP/2 receive window of stream and connection; 0: 1 MiB and 16 MiB */
+    const char *authority; /* NULL: made of the address; copied */
 };
 
-/* Numeric address only ("127.0.0.1", "::1"): names are resolved elsewhere, off the loop. NULL with errno set:
- * bad address or no descriptor. A refused connection is reported by on_disconnected. */
+/* Numeric address only ("127.0.0.1", "::1"): names are resolved elsewhere, off the loop. NULL with
+ * errno set: bad address or no descriptor. A refused connection is reported by on_disconnected. */
 struct http_client *http_client_connect(struct loop *loop, const char *host, uint16_t port,
                                         const struct http_client_options *options,
                                         const struct http_client_handler *handler, void *user);
@@ -49,11 +50,12 @@ size_t http_client_call_count(const struct http_client *client);
 uint32_t http_client_streams_max(const struct http_client *client);
 
 struct http_call_handler {
-    void (*on_headers)(void *user, struct http_call *call, int status); /* not for 1xx; may be NULL */
+    void (*on_headers)(void *user, struct http_call *call,
+                       int status); /* not for 1xx; may be NULL */
     void (*on_data)(void *user, struct http_call *call, struct bytes data); /* may be NULL */
-    void (*on_trailers)(void *user, struct http_call *call); /* may be NULL */
-    /* 0: complete answer. -ECANCELED: cancelled here. -ETIMEDOUT: the deadline. -ECONNRESET: stream reset
-     * (http_call_reset_code) or connection lost. -EPROTO: malformed answer. */
+    void (*on_trailers)(void *user, struct http_call *call);                /* may be NULL */
+    /* 0: complete answer. -ECANCELED: cancelled here. -ETIMEDOUT: the deadline. -ECONNRESET: stream
+     * reset (http_call_reset_code) or connection lost. -EPROTO: malformed answer. */
     void (*on_closed)(void *user, struct http_call *call, int error);
 };
 
@@ -62,7 +64,8 @@ struct http_call_args {
     struct bytes path;
     const struct http_header *headers;
     size_t header_count;
-    bool headers_static;  /* names, values, method and path outlive the connection: nothing is copied */
+    bool headers_static; /* names, values, method and path outlive the connection: nothing is copied
+                          */
     const struct bytes *body; /* copied before return */
     size_t body_count;
     bool body_open;       /* more follows with http_call_data, until http_call_end (HTTP/2 only) */

@@ -1,7 +1,7 @@
 /*
- * For the client's files: http_client.c (connection, calls, deadlines) and one file per protocol behind
- * struct http_client_proto. As on the server's side, a connection ends only at the top of its own
- * stack; before that it is marked.
+ * For the client's files: http_client.c (connection, calls, deadlines) and one file per protocol
+ * behind struct http_client_proto. As on the server's side, a connection ends only at the top of
+ * its own stack; before that it is marked.
  */
 #ifndef CONCLAVE_HTTP_HTTP_CLIENT_INTERNAL_H
 #define CONCLAVE_HTTP_HTTP_CLIENT_INTERNAL_H
@@ -23,12 +23,12 @@ struct http_call {
     uint64_t deadline_ms;
     int32_t stream_id;
     int status;
-    int error;           /* what on_closed will say; 0 until known */
+    int error; /* what on_closed will say; 0 until known */
     uint32_t reset_code;
-    bool open;           /* more body may follow */
+    bool open; /* more body may follow */
     bool deferred;
-    bool started;        /* HTTP/1.1: written */
-    bool answer_over;    /* the answer is complete */
+    bool started;     /* HTTP/1.1: written */
+    bool answer_over; /* the answer is complete */
     bool head;
     bool headers_told;
     bool headers_too_large;
@@ -37,9 +37,9 @@ struct http_call {
     struct http_field *fields; /* headers, then trailers */
     size_t field_count;
     size_t field_cap;
-    size_t trailer_start;      /* index of the first trailer */
+    size_t trailer_start; /* index of the first trailer */
     size_t header_bytes;
-    struct buf text;           /* HTTP/1.1: the request's head, then where fields point */
+    struct buf text; /* HTTP/1.1: the request's head, then where fields point */
     void *overflow;
     size_t arena_used;
     struct http_field inline_fields[HTTP_CALL_FIELDS];
@@ -48,8 +48,9 @@ struct http_call {
 
 struct http_client_proto {
     void (*start)(struct http_client *client);
-    void (*call)(struct http_call *call, const struct http_call_args *args); /* call->error on failure */
-    void (*data)(struct http_call *call); /* pieces were queued, or !open now */
+    void (*call)(struct http_call *call,
+                 const struct http_call_args *args); /* call->error on failure */
+    void (*data)(struct http_call *call);            /* pieces were queued, or !open now */
     void (*cancel)(struct http_call *call);
     int (*input)(struct http_client *client, const uint8_t *data, size_t len);
     void (*eof)(struct http_client *client);
@@ -88,9 +89,9 @@ struct http_client {
     char *authority;
     int error;
     bool connected;
-    bool ending;       /* takes no more calls */
-    bool down;         /* to be ended at the next safe place */
-    bool told;         /* on_disconnected was called */
+    bool ending;        /* takes no more calls */
+    bool down;          /* to be ended at the next safe place */
+    bool told;          /* on_disconnected was called */
     unsigned int depth; /* callbacks on the stack */
 };
 

@@ -1,9 +1,10 @@
 /*
  * One connection of the server, whatever it speaks: reads into the server's shared buffer, decides
- * by the first bytes which protocol it is, hands input up, and in the flush hook collects output and
- * writes it with one call.
+ * by the first bytes which protocol it is, hands input up, and in the flush hook collects output
+ * and writes it with one call.
  *
- *   detecting -> HTTP/1.1 or HTTP/2 -> [finish: last output] -> [lingering: peer still sends] -> gone
+ *   detecting -> HTTP/1.1 or HTTP/2 -> [finish: last output] -> [lingering: peer still sends] ->
+ * gone
  *
  * Back-pressure: a connection whose kernel buffer is full makes no further output (answers stay in
  * their requests), and beyond a limit of what it already made or holds it is not read either.
@@ -321,7 +322,8 @@ static void conn_check_bodies(struct http_conn *conn, uint64_t now_ms)
 
     if (body_ms_max == 0)
         return;
-    LIST_FOREACH (it, &conn->reqs) {
+    LIST_FOREACH(it, &conn->reqs)
+    {
         struct http_req *req = LIST_ENTRY(it, struct http_req, link);
 
         if (req->seen && req->mode == HTTP_BODY_BUFFER && !req->body_complete && !req->discard &&

@@ -24,23 +24,23 @@
 struct http_conn;
 
 /* Frames and names */
-#define HTTP_PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+#define HTTP_PREFACE     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #define HTTP_PREFACE_LEN (sizeof(HTTP_PREFACE) - 1)
 
 enum {
-    HTTP_READ_BYTES = 64 * 1024,      /* one read(2) */
-    HTTP_READS_PER_TURN = 4,          /* then others get their turn */
+    HTTP_READ_BYTES = 64 * 1024, /* one read(2) */
+    HTTP_READS_PER_TURN = 4,     /* then others get their turn */
     HTTP_ACCEPTS_PER_TURN = 64,
-    HTTP_WRITE_ROUND_BYTES = 128 * 1024,  /* made before a writev */
-    HTTP_WRITE_TURN_BYTES = 512 * 1024,   /* per connection and turn */
-    HTTP_COPY_BYTES_MAX = 4096,       /* a smaller piece is copied rather than given its own iovec */
+    HTTP_WRITE_ROUND_BYTES = 128 * 1024, /* made before a writev */
+    HTTP_WRITE_TURN_BYTES = 512 * 1024,  /* per connection and turn */
+    HTTP_COPY_BYTES_MAX = 4096, /* a smaller piece is copied rather than given its own iovec */
     HTTP_SEGMENTS_MAX = 64,
     HTTP_REQ_ARENA_BYTES = 1024,
     HTTP_REQ_FIELDS = 16,
     HTTP_REQ_POOL_MAX = 4096,
     HTTP_REQ_BODY_KEEP_BYTES = 4096,
-    HTTP_HEADER_OVERHEAD = 32,        /* RFC 9113 section 6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE */
-    HTTP_LINGER_MS = 2000,            /* a client may still be writing when we close */
+    HTTP_HEADER_OVERHEAD = 32, /* RFC 9113 section 6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE */
+    HTTP_LINGER_MS = 2000,     /* a client may still be writing when we close */
     HTTP_LINGER_BYTES_MAX = 4 * 1024 * 1024,
 };
 
@@ -61,9 +61,9 @@ struct http_transport_ops {
 void http_transport_init_plain(struct http_transport *t, int fd);
 
 /*
- * http_out.c: bytes on their way to one transport. During a round, segments point into `scratch` (shared by all
- * connections, offsets because it may move) or at memory that stays until the round ends; what the kernel does not
- * take is moved to the connection's own buffer.
+ * http_out.c: bytes on their way to one transport. During a round, segments point into `scratch`
+ * (shared by all connections, offsets because it may move) or at memory that stays until the round
+ * ends; what the kernel does not take is moved to the connection's own buffer.
  */
 struct http_seg {
     const uint8_t *data; /* NULL: at `off` in scratch */
@@ -92,8 +92,8 @@ static inline size_t http_out_pending(const struct http_out *o)
     return o->buf.len - o->off;
 }
 void http_out_fini(struct http_out *o);
-/* Writes the own buffer, then the scratch if not NULL; keeps what is left over. Adds to *written. 0, or negative errno
- * (never -EAGAIN: then http_out_pending is not 0). */
+/* Writes the own buffer, then the scratch if not NULL; keeps what is left over. Adds to *written.
+ * 0, or negative errno (never -EAGAIN: then http_out_pending is not 0). */
 int http_out_write(struct http_out *o, struct http_transport *t, struct http_scratch *s,
                    uint64_t *written);
 
@@ -126,7 +126,7 @@ struct http_field {
 };
 
 struct http_req {
-    struct list link; /* in conn->reqs, or in the pool */
+    struct list link;       /* in conn->reqs, or in the pool */
     struct list drain_link; /* HTTP/2: on_drained is due */
     struct http_conn *conn;
     void *user;
@@ -146,25 +146,25 @@ struct http_req {
     int32_t stream_id;
     enum http_body_mode mode : 8;
     enum http_version version : 8;
-    bool seen : 1;          /* on_headers was called: on_closed is owed */
+    bool seen : 1; /* on_headers was called: on_closed is owed */
     bool headers_too_large : 1;
     bool malformed : 1;   /* HTTP/2: not HTTP; its stream is reset */
     bool scheme_seen : 1; /* HTTP/2 */
     bool body_complete : 1;
-    bool discard : 1;       /* the rest of the body is of no interest */
+    bool discard : 1; /* the rest of the body is of no interest */
     bool answered : 1;
     bool answered_here : 1; /* by this library: what the handler answers later is ignored */
     bool ended : 1;         /* the answer is complete as far as the handler is concerned */
     bool head : 1;
-    bool drain_due : 1;     /* data was queued since the last on_drained */
-    bool deferred : 1;      /* HTTP/2: the stream waits for http_respond_data */
-    bool chunked : 1;       /* HTTP/1.1 answer */
+    bool drain_due : 1; /* data was queued since the last on_drained */
+    bool deferred : 1;  /* HTTP/2: the stream waits for http_respond_data */
+    bool chunked : 1;   /* HTTP/1.1 answer */
     bool rst_sent : 1;
     struct http_chunk_queue chunks;
     size_t queued;
     struct http_header *trailers; /* in the arena */
     size_t trailer_count;
-    void *overflow;         /* arena beyond the inline part: singly linked blocks */
+    void *overflow; /* arena beyond the inline part: singly linked blocks */
     size_t arena_used;
     struct http_field inline_fields[HTTP_REQ_FIELDS];
     _Alignas(16) uint8_t arena[HTTP_REQ_ARENA_BYTES];
@@ -210,14 +210,14 @@ struct http_conn {
     size_t req_count;
     struct buf in; /* detection; HTTP/1.1: input that waits for the answer before it */
     struct http_out out;
-    size_t queued;   /* bytes in the chunk queues of all its requests */
+    size_t queued;                 /* bytes in the chunk queues of all its requests */
     struct http_chunk_queue spent; /* chunks that segments of this round point at */
-    uint64_t deadline_ms; /* 0: none; what for depends on the state */
-    uint64_t read_ms;     /* when input last came */
+    uint64_t deadline_ms;          /* 0: none; what for depends on the state */
+    uint64_t read_ms;              /* when input last came */
     uint64_t linger_bytes;
-    bool doomed : 1;      /* to be destroyed at the next safe place */
-    bool finish : 1;      /* close when the output has left */
-    bool lingering : 1;   /* output shut down; reading until the peer closes too */
+    bool doomed : 1;    /* to be destroyed at the next safe place */
+    bool finish : 1;    /* close when the output has left */
+    bool lingering : 1; /* output shut down; reading until the peer closes too */
     bool read_closed : 1;
     bool read_paused : 1; /* by the protocol */
     bool draining : 1;
@@ -267,7 +267,7 @@ void http_conn_dirty(struct http_conn *conn);
 void http_conn_doom(struct http_conn *conn);
 /* Close once the output has left. */
 void http_conn_finish(struct http_conn *conn);
-void http_conn_flush(struct http_conn *conn); /* from the flush hook; may destroy */
+void http_conn_flush(struct http_conn *conn);                 /* from the flush hook; may destroy */
 void http_conn_tick(struct http_conn *conn, uint64_t now_ms); /* may destroy */
 void http_conn_drain(struct http_conn *conn);
 void http_conn_destroy(struct http_conn *conn);

@@ -1,8 +1,8 @@
 /*
  * Output of a connection. Frames of a turn are made into one scratch buffer that all connections
- * share, big pieces of bodies are pointed at where they lie, and one writev hands it all over. Only what
- * the kernel does not take is copied into memory of the connection, so a connection that keeps up
- * owns no output buffer at all.
+ * share, big pieces of bodies are pointed at where they lie, and one writev hands it all over. Only
+ * what the kernel does not take is copied into memory of the connection, so a connection that keeps
+ * up owns no output buffer at all.
  */
 #include "lib/http/http_internal.h"
 
@@ -23,8 +23,9 @@ uint8_t *http_scratch_reserve(struct http_scratch *s, size_t len)
     return buf_reserve(&s->buf, len);
 }
 
-/* What was written behind the end of the buffer becomes part of the output: of the last segment when that
- * lies in the buffer too (segments in the buffer are contiguous, since only they add to it). */
+/* What was written behind the end of the buffer becomes part of the output: of the last segment
+ * when that lies in the buffer too (segments in the buffer are contiguous, since only they add to
+ * it). */
 void http_scratch_commit(struct http_scratch *s, size_t len)
 {
     struct http_seg *last = s->seg_count != 0 ? &s->segs[s->seg_count - 1] : NULL;
@@ -102,8 +103,8 @@ int http_out_write(struct http_out *o, struct http_transport *t, struct http_scr
     if (own != 0)
         iov[count++] = (struct iovec){.iov_base = o->buf.data + o->off, .iov_len = own};
     for (size_t i = 0; s != NULL && i < s->seg_count; i++)
-        iov[count++] = (struct iovec){.iov_base = (void *)seg_data(s, &s->segs[i]),
-                                      .iov_len = s->segs[i].len};
+        iov[count++] =
+            (struct iovec){.iov_base = (void *)seg_data(s, &s->segs[i]), .iov_len = s->segs[i].len};
     n = t->ops->writev(t, iov, count);
     if (n == -EAGAIN)
         n = 0;

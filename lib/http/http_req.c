@@ -4,8 +4,8 @@
  * through their struct http_proto.
  *
  * Request objects are pooled by the server: with their field table, a small arena for copies of
- * answer headers and short bodies, and a body buffer that is kept while it is small, a usual gRPC call
- * allocates nothing here.
+ * answer headers and short bodies, and a body buffer that is kept while it is small, a usual gRPC
+ * call allocates nothing here.
  */
 #include "lib/http/http_internal.h"
 
@@ -198,7 +198,8 @@ void http_req_on_headers(struct http_req *req, bool has_body, uint64_t content_l
     if (!req->discard && !req->answered) {
         struct bytes expect = http_req_header(req, "expect");
 
-        if (UNLIKELY(expect.len == 12 && strncasecmp((const char *)expect.data, "100-continue", 12) == 0))
+        if (UNLIKELY(expect.len == 12 &&
+                     strncasecmp((const char *)expect.data, "100-continue", 12) == 0))
             req->conn->proto->proceed(req);
     }
 }
@@ -225,7 +226,8 @@ void http_req_on_data(struct http_req *req, const uint8_t *data, size_t len)
         req_too_large(req);
         return;
     }
-    if (len > server->limits.buffered_bytes_max - MIN(*buffered, server->limits.buffered_bytes_max)) {
+    if (len >
+        server->limits.buffered_bytes_max - MIN(*buffered, server->limits.buffered_bytes_max)) {
         body_drop(req);
         req->discard = true;
         if (req->version == HTTP_VERSION_2)
@@ -408,7 +410,8 @@ void http_respond(struct http_req *req, const struct http_response *response)
     http_conn_dirty(req->conn);
 }
 
-void http_respond_text(struct http_req *req, int status, const char *content_type, struct bytes body)
+void http_respond_text(struct http_req *req, int status, const char *content_type,
+                       struct bytes body)
 {
     const struct http_header type = {
         BYTES_LIT("content-type"),
@@ -470,7 +473,8 @@ void http_respond_data(struct http_req *req, const struct bytes *pieces, size_t 
     http_conn_dirty(req->conn);
 }
 
-void http_respond_end(struct http_req *req, const struct http_header *trailers, size_t trailer_count)
+void http_respond_end(struct http_req *req, const struct http_header *trailers,
+                      size_t trailer_count)
 {
     if (!answer_goes_on(req))
         return;

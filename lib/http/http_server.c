@@ -1,7 +1,7 @@
 /*
- * The server: listeners with an accept budget, the list of connections, one hook that writes for all
- * of them at the end of a turn, one timer that looks at their deadlines (a scan: with a field per
- * connection it costs less than a timer each, and deadlines here need no precision), and drain.
+ * The server: listeners with an accept budget, the list of connections, one hook that writes for
+ * all of them at the end of a turn, one timer that looks at their deadlines (a scan: with a field
+ * per connection it costs less than a timer each, and deadlines here need no precision), and drain.
  */
 #include "lib/http/http_server.h"
 #include "lib/http/http_internal.h"
@@ -82,7 +82,8 @@ static void server_on_tick(void *user)
     bool cut = server->draining && now_ms >= server->drain_deadline_ms;
     bool paused = false;
 
-    LIST_FOREACH_SAFE (it, next, &server->conns) {
+    LIST_FOREACH_SAFE(it, next, &server->conns)
+    {
         struct http_conn *conn = LIST_ENTRY(it, struct http_conn, link);
 
         if (cut)
@@ -90,7 +91,8 @@ static void server_on_tick(void *user)
         else
             http_conn_tick(conn, now_ms);
     }
-    LIST_FOREACH (it, &server->listeners) {
+    LIST_FOREACH(it, &server->listeners)
+    {
         struct http_listener *l = LIST_ENTRY(it, struct http_listener, link);
 
         paused = paused || l->paused;
@@ -148,8 +150,8 @@ const char *http_server_date(struct http_server *server)
     return server->date;
 }
 
-struct http_server *http_server_new(struct loop *loop, const struct http_handler *handler, void *user,
-                                    const struct http_limits *limits)
+struct http_server *http_server_new(struct loop *loop, const struct http_handler *handler,
+                                    void *user, const struct http_limits *limits)
 {
     struct http_server *server = xcalloc(1, sizeof(*server));
 
@@ -274,8 +276,8 @@ void http_server_drain(struct http_server *server, uint64_t deadline_ms, void (*
     server->drain_user = user;
     while (!list_empty(&server->listeners))
         listener_free(LIST_ENTRY(server->listeners.next, struct http_listener, link));
-    LIST_FOREACH (it, &server->conns)
-        http_conn_drain(LIST_ENTRY(it, struct http_conn, link));
+    LIST_FOREACH(it, &server->conns)
+    http_conn_drain(LIST_ENTRY(it, struct http_conn, link));
     loop_timer_start(server->tick, list_empty(&server->conns) ? 0 : TICK_MS_MIN,
                      MIN(tick_ms(&server->limits), (uint64_t)50));
 }

@@ -290,7 +290,32 @@ def test_second_signal_kills(m):
     m.start("--election-timeout=50000")
     m.process.send_signal(signal.SIGTERM)
     m.wait_event("^raftd HANDOVER")
-    check(m.end(signal.SIGTERM) == -signal.SIGTERM, "it ends at once")
+
+    def ended():
+        m.process.send_signal(signal.SIGTERM)
+        return m.process.poll() is not None
+
+    m.wait("the end", ended)
+    check(m.end() == -signal.SIGTERM, "it ends by the signal")
+    check(len(m.starts("stored")) == 1 and len(m.starts("raftd")) == 1, "nobody is restarted")
+
+
+def test_doubled_signal_is_one(m):
+    m.start()
+    m.process.send_signal(signal.SIGTERM)
+    check(m.end(signal.SIGTERM) == -signal.SIGTERM, "it ends by the signal")
+    e = m.events()
+    check(position(e, "stored STOP") < position(e, "raftd STOP"), "in order")
+
+
+def test_crash_while_stopping(m):
+    m.mode("gatewayd0", "stubborn")
+    m.start()
+    m.process.send_signal(signal.SIGTERM)
+    m.wait_event("^gatewayd0 STOP")
+    os.kill(m.starts("stored")[0][0], signal.SIGKILL)
+    check(m.end() == -signal.SIGTERM, "it ends by the signal")
+    check(len(m.starts("stored")) == 1, "the one that crashed is not restarted")
 
 
 def test_stop_while_starting(m):

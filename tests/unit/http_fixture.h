@@ -1,6 +1,6 @@
 /*
- * What the HTTP tests share: a server whose handler does what the path says, a hand-turned loop, and the other end of a
- * connection as a plain descriptor.
+ * What the HTTP tests share: a server whose handler does what the path says, a hand-turned loop,
+ * and the other end of a connection as a plain descriptor.
  *
  *   /ok      "ok\n"                     /echo    the body back
  *   /grpc    message and trailers       /early   404 from within on_headers
@@ -115,7 +115,8 @@ static inline void fx_on_request(void *user, struct http_req *req)
     } else if (path_is(req, "/echo")) {
         http_respond(req, &(struct http_response){.status = 200, .body = &body, .body_count = 1});
     } else if (path_is(req, "/grpc")) {
-        grpc_answer(req, BYTES_LIT("\0\0\0\0\x03" "abc"));
+        grpc_answer(req, BYTES_LIT("\0\0\0\0\x03"
+                                   "abc"));
     } else if (path_is(req, "/pieces")) {
         const struct http_header trailer = HTTP_HEADER("x-end", "yes");
 
@@ -138,11 +139,10 @@ static inline void fx_on_request(void *user, struct http_req *req)
         const struct http_header type = HTTP_HEADER("x-etcd-index", "5");
         struct bytes ok = BYTES_LIT("ok\n");
 
-        http_respond(req, &(struct http_response){.status = 200,
-                                                  .headers = &type,
-                                                  .header_count = 1,
-                                                  .body = &ok,
-                                                  .body_count = 1});
+        http_respond(
+            req,
+            &(struct http_response){
+                .status = 200, .headers = &type, .header_count = 1, .body = &ok, .body_count = 1});
     }
 }
 

@@ -1,4 +1,5 @@
-/* HTTP/1.1 server: what comes back for raw bytes, whole and byte by byte, and what happens when things go wrong. */
+/* HTTP/1.1 server: what comes back for raw bytes, whole and byte by byte, and what happens when
+ * things go wrong. */
 #include "tests/unit/http_fixture.h"
 
 struct row {
@@ -11,52 +12,100 @@ struct row {
 
 #define HOST "Host: a\r\n"
 static const struct row rows[] = {
-    {"get", "GET /ok HTTP/1.1\r\n" HOST "\r\n",
+    {"get",
+     "GET /ok HTTP/1.1\r\n" HOST "\r\n",
      {"HTTP/1.1 200 OK\r\n", "X-Etcd-Index: 5\r\n", "Content-Length: 3\r\n", "\r\n\r\nok\n"},
-     "H/ok R/ok C/ok ", false},
-    {"query stays in the path", "GET /v2/keys/a?wait=true&x=%20 HTTP/1.1\r\n" HOST "\r\n",
-     {"200 OK"}, "H/v2/keys/a?wait=true&x=%20 R/v2/keys/a?wait=true&x=%20 C/v2/keys/a?wait=true&x=%20 ", false},
-    {"head has no body", "HEAD /ok HTTP/1.1\r\n" HOST "\r\nGET /early HTTP/1.1\r\n" HOST "\r\n",
-     {"Content-Length: 3\r\n", "\r\n\r\nHTTP/1.1 404"}, NULL, false},
-    {"post with a length", "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 5\r\n\r\nhello",
-     {"Content-Length: 5\r\n", "\r\n\r\nhello"}, "H/echo R/echo C/echo ", false},
+     "H/ok R/ok C/ok ",
+     false},
+    {"query stays in the path",
+     "GET /v2/keys/a?wait=true&x=%20 HTTP/1.1\r\n" HOST "\r\n",
+     {"200 OK"},
+     "H/v2/keys/a?wait=true&x=%20 R/v2/keys/a?wait=true&x=%20 C/v2/keys/a?wait=true&x=%20 ",
+     false},
+    {"head has no body",
+     "HEAD /ok HTTP/1.1\r\n" HOST "\r\nGET /early HTTP/1.1\r\n" HOST "\r\n",
+     {"Content-Length: 3\r\n", "\r\n\r\nHTTP/1.1 404"},
+     NULL,
+     false},
+    {"post with a length",
+     "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 5\r\n\r\nhello",
+     {"Content-Length: 5\r\n", "\r\n\r\nhello"},
+     "H/echo R/echo C/echo ",
+     false},
     {"post chunked, with trailers",
      "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n"
      "3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n",
-     {"\r\n\r\nabcde"}, "H/echo R/echo C/echo ", false},
+     {"\r\n\r\nabcde"},
+     "H/echo R/echo C/echo ",
+     false},
     {"pipelined, in order",
      "GET /pieces HTTP/1.1\r\n" HOST "\r\nPOST /echo HTTP/1.1\r\n" HOST
      "Content-Length: 2\r\n\r\nhiGET /ok HTTP/1.1\r\n" HOST "\r\n",
-     {"6\r\npiece \r\n", "\r\n\r\nhi", "\r\n\r\nok\n"}, NULL, false},
-    {"answer in pieces", "GET /pieces HTTP/1.1\r\n" HOST "\r\n",
+     {"6\r\npiece \r\n", "\r\n\r\nhi", "\r\n\r\nok\n"},
+     NULL,
+     false},
+    {"answer in pieces",
+     "GET /pieces HTTP/1.1\r\n" HOST "\r\n",
      {"Transfer-Encoding: chunked\r\n", "6\r\npiece \r\n6\r\npiece \r\n6\r\npiece \r\n0\r\n",
-      "X-End: yes\r\n\r\n"}, NULL, false},
+      "X-End: yes\r\n\r\n"},
+     NULL,
+     false},
     {"1.0 closes", "GET /ok HTTP/1.0\r\n\r\n", {"HTTP/1.0 200 OK", "ok\n"}, NULL, true},
-    {"1.0 in pieces is not chunked", "GET /pieces HTTP/1.0\r\n\r\n",
-     {"HTTP/1.0 200", "\r\n\r\npiece piece piece "}, NULL, true},
-    {"1.0 keep-alive", "GET /ok HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-     {"Connection: keep-alive\r\n"}, NULL, false},
-    {"close asked for", "GET /ok HTTP/1.1\r\n" HOST "Connection: close\r\n\r\n",
-     {"Connection: close\r\n", "ok\n"}, NULL, true},
-    {"absolute target", "GET http://b:1/ok?x HTTP/1.1\r\n" HOST "\r\n", {"200 OK"},
-     "H/ok?x R/ok?x C/ok?x ", false},
+    {"1.0 in pieces is not chunked",
+     "GET /pieces HTTP/1.0\r\n\r\n",
+     {"HTTP/1.0 200", "\r\n\r\npiece piece piece "},
+     NULL,
+     true},
+    {"1.0 keep-alive",
+     "GET /ok HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+     {"Connection: keep-alive\r\n"},
+     NULL,
+     false},
+    {"close asked for",
+     "GET /ok HTTP/1.1\r\n" HOST "Connection: close\r\n\r\n",
+     {"Connection: close\r\n", "ok\n"},
+     NULL,
+     true},
+    {"absolute target",
+     "GET http://b:1/ok?x HTTP/1.1\r\n" HOST "\r\n",
+     {"200 OK"},
+     "H/ok?x R/ok?x C/ok?x ",
+     false},
     {"upgrade is not taken up",
-     "GET /ok HTTP/1.1\r\n" HOST "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n", {"200 OK", "ok\n"}, NULL, false},
+     "GET /ok HTTP/1.1\r\n" HOST "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+     {"200 OK", "ok\n"},
+     NULL,
+     false},
     {"continue is sent when the body is wanted",
      "POST /echo HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 2\r\n\r\nhi",
-     {"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK", "\r\n\r\nhi"}, NULL, false},
+     {"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK", "\r\n\r\nhi"},
+     NULL,
+     false},
     {"continue is not sent when it is answered already",
      "POST /early HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n",
-     {"HTTP/1.1 404 Not Found"}, "H/early ", false},
+     {"HTTP/1.1 404 Not Found"},
+     "H/early ",
+     false},
     {"short unwanted body is skipped",
      "POST /early HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\nhiGET /ok HTTP/1.1\r\n" HOST "\r\n",
-     {"404 Not Found", "200 OK"}, "H/early C/early H/ok R/ok C/ok ", false},
+     {"404 Not Found", "200 OK"},
+     "H/early C/early H/ok R/ok C/ok ",
+     false},
     {"long unwanted body closes",
      "POST /early HTTP/1.1\r\n" HOST "Content-Length: 1000000\r\n\r\nhi",
-     {"404 Not Found", "Connection: close\r\n"}, "H/early C/early ", true},
-    {"streamed body", "POST /stream HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\nhi",
-     {"Transfer-Encoding: chunked", "0\r\n\r\n"}, NULL, false},
-    {"empty lines before a request", "\r\n\r\nGET /ok HTTP/1.1\r\n" HOST "\r\n", {"200 OK"}, NULL, false},
+     {"404 Not Found", "Connection: close\r\n"},
+     "H/early C/early ",
+     true},
+    {"streamed body",
+     "POST /stream HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\nhi",
+     {"Transfer-Encoding: chunked", "0\r\n\r\n"},
+     NULL,
+     false},
+    {"empty lines before a request",
+     "\r\n\r\nGET /ok HTTP/1.1\r\n" HOST "\r\n",
+     {"200 OK"},
+     NULL,
+     false},
 
     {"no host", "GET /ok HTTP/1.1\r\n\r\n", {"400 Bad Request", "Connection: close\r\n"}, "", true},
     {"two hosts", "GET /ok HTTP/1.1\r\n" HOST HOST "\r\n", {"400 Bad Request"}, "", true},
@@ -65,22 +114,43 @@ static const struct row rows[] = {
     {"preface cut short", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", {"400 Bad Request"}, "", true},
     {"version 2.5", "GET /ok HTTP/2.5\r\n" HOST "\r\n", {"505"}, "", true},
     {"version none", "GET /ok\r\n\r\n", {"505"}, "", true},
-    {"length negative", "POST /echo HTTP/1.1\r\n" HOST "Content-Length: -1\r\n\r\n", {"400"}, "", true},
-    {"length beyond 64 bits", "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 99999999999999999999\r\n\r\n",
-     {"400"}, "", true},
-    {"two lengths", "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
-     {"400"}, "", true},
+    {"length negative",
+     "POST /echo HTTP/1.1\r\n" HOST "Content-Length: -1\r\n\r\n",
+     {"400"},
+     "",
+     true},
+    {"length beyond 64 bits",
+     "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 99999999999999999999\r\n\r\n",
+     {"400"},
+     "",
+     true},
+    {"two lengths",
+     "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+     {"400"},
+     "",
+     true},
     {"length and chunked",
-     "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-     {"400"}, "", true},
-    {"bad chunk size", "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
-     {"400"}, "H/echo C/echo ", true},
+     "POST /echo HTTP/1.1\r\n" HOST
+     "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+     {"400"},
+     "",
+     true},
+    {"bad chunk size",
+     "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+     {"400"},
+     "H/echo C/echo ",
+     true},
     {"chunk size beyond 64 bits",
      "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
-     {"400"}, "H/echo C/echo ", true},
+     {"400"},
+     "H/echo C/echo ",
+     true},
     {"blank in a name", "GET /ok HTTP/1.1\r\n" HOST "a b: c\r\n\r\n", {"400"}, "", true},
-    {"length too large at once", "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 3000000\r\n\r\n",
-     {"413 Request Entity Too Large"}, "H/echo L/echo C/echo ", true},
+    {"length too large at once",
+     "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 3000000\r\n\r\n",
+     {"413 Request Entity Too Large"},
+     "H/echo L/echo C/echo ",
+     true},
 };
 
 static void check_row(const struct row *row, size_t step)
@@ -100,7 +170,8 @@ static void check_row(const struct row *row, size_t step)
     for (size_t i = 0; i < ARRAY_LEN(row->want) && row->want[i] != NULL; i++) {
         const char *found = strstr(at, row->want[i]);
 
-        cr_expect(found != NULL, "%s (step %zu): no \"%s\" in\n%s", row->name, step, row->want[i], at);
+        cr_expect(found != NULL, "%s (step %zu): no \"%s\" in\n%s", row->name, step, row->want[i],
+                  at);
         if (found != NULL)
             at = found;
     }
@@ -111,7 +182,8 @@ static void check_row(const struct row *row, size_t step)
         cr_expect_eq(http_server_counters(f.server)->connections, 0, "%s", row->name);
     }
     if (row->events != NULL)
-        cr_expect_str_eq(fx_events(&f), row->events, "%s (step %zu): %s", row->name, step, fx_events(&f));
+        cr_expect_str_eq(fx_events(&f), row->events, "%s (step %zu): %s", row->name, step,
+                         fx_events(&f));
     fx_fini(&f);
 }
 
@@ -133,7 +205,8 @@ Test(http1, rows_in_threes)
         check_row(&rows[i], 3);
 }
 
-/* Every prefix of a good request, then the client is gone: no crash, no request that was not there. */
+/* Every prefix of a good request, then the client is gone: no crash, no request that was not there.
+ */
 Test(http1, cut_anywhere)
 {
     const char *input = "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 5\r\nX: y\r\n\r\nhello";
@@ -169,11 +242,12 @@ Test(http1, body_limit_is_exact)
                          n, (int)n, "abcdefghijkl");
             else
                 snprintf(input, sizeof(input),
-                         "POST /echo HTTP/1.1\r\n" HOST "Content-Length: %zu\r\n\r\n%.*s", n, (int)n,
-                         "abcdefghijkl");
+                         "POST /echo HTTP/1.1\r\n" HOST "Content-Length: %zu\r\n\r\n%.*s", n,
+                         (int)n, "abcdefghijkl");
             fx_send(&f, input, strlen(input));
             fx_settle(&f);
-            cr_expect(strstr(fx_text(&f), n <= 10 ? "200 OK" : "413") != NULL, "%zu: %s", n, fx_text(&f));
+            cr_expect(strstr(fx_text(&f), n <= 10 ? "200 OK" : "413") != NULL, "%zu: %s", n,
+                      fx_text(&f));
             fx_fini(&f);
         }
     }
@@ -337,7 +411,8 @@ Test(http1, deadlines)
     check_deadline(limits, "GET /ok HTTP/1.1\r\n" HOST "\r\n", "H/ok R/ok C/ok ");
     limits = http_limits_default;
     limits.body_ms_max = 20;
-    check_deadline(limits, "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 5\r\n\r\nhel", "H/echo C/echo ");
+    check_deadline(limits, "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 5\r\n\r\nhel",
+                   "H/echo C/echo ");
 }
 
 static void on_drain_done(void *user)

@@ -1,6 +1,7 @@
 /*
- * HTTP/2 server against raw frames, as a client that is broken, greedy or hostile would send them. Header blocks are
- * written as literals without indexing (RFC 7541 section 6.2.2); of the answers, frames are looked at.
+ * HTTP/2 server against raw frames, as a client that is broken, greedy or hostile would send them.
+ * Header blocks are written as literals without indexing (RFC 7541 section 6.2.2); of the answers,
+ * frames are looked at.
  */
 #include "tests/unit/http_fixture.h"
 
@@ -23,9 +24,10 @@ enum {
 static void put_frame(struct buf *b, unsigned int type, unsigned int flags, uint32_t stream,
                       const void *payload, size_t len)
 {
-    const uint8_t head[9] = {(uint8_t)(len >> 16),   (uint8_t)(len >> 8),     (uint8_t)len,
-                             (uint8_t)type,          (uint8_t)flags,          (uint8_t)(stream >> 24),
-                             (uint8_t)(stream >> 16), (uint8_t)(stream >> 8), (uint8_t)stream};
+    const uint8_t head[9] = {
+        (uint8_t)(len >> 16),    (uint8_t)(len >> 8),    (uint8_t)len,
+        (uint8_t)type,           (uint8_t)flags,         (uint8_t)(stream >> 24),
+        (uint8_t)(stream >> 16), (uint8_t)(stream >> 8), (uint8_t)stream};
 
     buf_append(b, head, sizeof(head));
     buf_append(b, payload, len);
@@ -33,7 +35,8 @@ static void put_frame(struct buf *b, unsigned int type, unsigned int flags, uint
 
 static void put_u32(struct buf *b, uint32_t v)
 {
-    const uint8_t bytes[4] = {(uint8_t)(v >> 24), (uint8_t)(v >> 16), (uint8_t)(v >> 8), (uint8_t)v};
+    const uint8_t bytes[4] = {(uint8_t)(v >> 24), (uint8_t)(v >> 16), (uint8_t)(v >> 8),
+                              (uint8_t)v};
 
     buf_append(b, bytes, 4);
 }
@@ -131,7 +134,8 @@ static bool next_frame(const struct fixture *f, size_t *pos, struct frame *ret)
     return true;
 }
 
-static bool find_frame(const struct fixture *f, unsigned int type, uint32_t stream, struct frame *ret)
+static bool find_frame(const struct fixture *f, unsigned int type, uint32_t stream,
+                       struct frame *ret)
 {
     size_t pos = 0;
 
@@ -238,7 +242,8 @@ static const struct bad_row bad_rows[] = {
     {"data on an idle stream", F_DATA, 0, 5, "x", 1, 1},
     {"headers on stream 0", F_HEADERS, END_HEADERS, 0, "\x82", 1, 1},
     {"headers on an even stream", F_HEADERS, END_HEADERS, 2, "\x82", 1, 1},
-    {"headers that are no HPACK", F_HEADERS, END_HEADERS, 1, "\xff\xff\xff\xff\xff\xff\xff\xff", 8, 9},
+    {"headers that are no HPACK", F_HEADERS, END_HEADERS, 1, "\xff\xff\xff\xff\xff\xff\xff\xff", 8,
+     9},
     {"an index nobody has", F_HEADERS, END_HEADERS, 1, "\xfe", 1, 9},
     {"ping of 7 bytes", F_PING, 0, 0, "1234567", 7, 6},
     {"settings of 5 bytes", F_SETTINGS, 0, 0, "12345", 5, 6},
@@ -268,7 +273,8 @@ Test(http2, connection_errors)
         put_frame(&b, row->type, row->flags, row->stream, row->payload, row->len);
         send_buf(&f, &b);
         if (find_frame(&f, F_GOAWAY, 0, &fr))
-            cr_expect_eq(u32_at(fr.payload, 4), row->code, "%s: code %u", row->name, u32_at(fr.payload, 4));
+            cr_expect_eq(u32_at(fr.payload, 4), row->code, "%s: code %u", row->name,
+                         u32_at(fr.payload, 4));
         else
             cr_expect(f.closed, "%s: nothing happened", row->name);
         cr_expect(f.closed, "%s: still open", row->name);
@@ -297,8 +303,15 @@ Test(http2, frame_too_large)
 Test(http2, malformed_requests)
 {
     static const char *const fields[][2] = {
-        {"Upper", "x"}, {"connection", "close"}, {"te", "gzip"}, {":status", "200"}, {"", "x"}, {"a", "b\nc"},
-        {"transfer-encoding", "chunked"}, {"content-length", "x"}, {":path", "/again"},
+        {"Upper", "x"},
+        {"connection", "close"},
+        {"te", "gzip"},
+        {":status", "200"},
+        {"", "x"},
+        {"a", "b\nc"},
+        {"transfer-encoding", "chunked"},
+        {"content-length", "x"},
+        {":path", "/again"},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(fields); i++) {
@@ -475,8 +488,8 @@ Test(http2, window_exhaustion)
     cr_expect_eq(data_len(&f, 1), 100);
     shape(&f, 1, text, sizeof(text));
     cr_expect_str_eq(text, "1.4 0.0 0.0 0.1 ");
-    cr_expect_str_eq(fx_events(&f),
-                     "H/big R/big H/big R/big H/big R/big C/big C/big ", "%s", fx_events(&f));
+    cr_expect_str_eq(fx_events(&f), "H/big R/big H/big R/big H/big R/big C/big C/big ", "%s",
+                     fx_events(&f));
     fx_fini(&f); /* the third is still blocked */
 }
 
@@ -589,7 +602,8 @@ Test(http2, body_limits)
     put_frame(&b, F_DATA, 0, 3, "01234567", 8);
     put_frame(&b, F_DATA, END_STREAM, 3, "890", 3);
     send_buf(&f, &b);
-    cr_expect_str_eq(fx_events(&f), "H/echo R/echo H/echo C/echo L/echo C/echo ", "%s", fx_events(&f));
+    cr_expect_str_eq(fx_events(&f), "H/echo R/echo H/echo C/echo L/echo C/echo ", "%s",
+                     fx_events(&f));
     put_request(&b, 5, "/echo", 0);
     put_frame(&b, F_DATA, 0, 5, "0123456789", 10);
     put_request(&b, 7, "/echo", 0);
@@ -719,7 +733,8 @@ Test(http2, ping_is_answered)
     fx_fini(&f);
 }
 
-/* The first ping is free, two strikes are tolerated, the third ends it; sending an answer forgives. */
+/* The first ping is free, two strikes are tolerated, the third ends it; sending an answer forgives.
+ */
 Test(http2, too_many_pings)
 {
     struct fixture f;

@@ -5,8 +5,8 @@
 
 struct answer {
     struct buf body;
-    char status[8];      /* grpc-status of the trailers */
-    char header[64];     /* content-type */
+    char status[8];  /* grpc-status of the trailers */
+    char header[64]; /* content-type */
     int code;
     int error;
     size_t headers;
@@ -102,8 +102,8 @@ static void net_fini(struct net *n)
     fx_fini(&n->f);
 }
 
-static struct http_call *start(struct net *n, const char *method, const char *path, struct bytes body,
-                               uint64_t deadline_ms, struct answer *a)
+static struct http_call *start(struct net *n, const char *method, const char *path,
+                               struct bytes body, uint64_t deadline_ms, struct answer *a)
 {
     const struct http_header headers[] = {HTTP_HEADER("te", "trailers"),
                                           HTTP_HEADER("content-type", "application/grpc")};
@@ -177,7 +177,7 @@ Test(http_client, methods_and_lengths)
         int code;
         size_t len;
     } rows[] = {
-        {"GET", "/ok", 200, 3},      {"HEAD", "/ok", 200, 0},    {"PUT", "/echo", 200, 0},
+        {"GET", "/ok", 200, 3},        {"HEAD", "/ok", 200, 0},     {"PUT", "/echo", 200, 0},
         {"DELETE", "/early", 404, 19}, {"GET", "/pieces", 200, 18}, {"OPTIONS", "/ok?a=b", 200, 3},
     };
 
@@ -192,7 +192,8 @@ Test(http_client, methods_and_lengths)
             wait_closed(&n, &a);
             cr_expect_eq(a.error, 0, "%s %s", rows[i].method, rows[i].path);
             cr_expect_eq(a.code, rows[i].code, "%s %s", rows[i].method, rows[i].path);
-            cr_expect_eq(a.body.len, rows[i].len, "%s %s: %zu", rows[i].method, rows[i].path, a.body.len);
+            cr_expect_eq(a.body.len, rows[i].len, "%s %s: %zu", rows[i].method, rows[i].path,
+                         a.body.len);
             buf_fini(&a.body);
         }
         net_fini(&n);
@@ -366,10 +367,10 @@ Test(http_client, server_goes_away)
 Test(http_client, server_drains)
 {
     struct net n;
-    struct answer a;
+    struct answer a, held;
 
     net_init(&n, HTTP_VERSION_2, NULL);
-    start(&n, "GET", "/hold", BYTES_EMPTY, 0, &a);
+    start(&n, "GET", "/hold", BYTES_EMPTY, 0, &held);
     while (n.f.held_count == 0)
         loop_run_once(n.f.loop, 100);
     http_server_drain(n.f.server, 60000, NULL, NULL);
@@ -380,6 +381,9 @@ Test(http_client, server_drains)
     grpc_answer(n.f.held[0], BYTES_LIT("12345"));
     while (n.disconnected == 0)
         loop_run_once(n.f.loop, 100);
+    cr_expect_eq(held.closed, 1);
+    cr_expect_eq(held.error, 0);
+    buf_fini(&held.body);
     net_fini(&n);
 }
 
@@ -416,15 +420,20 @@ Test(http_client, streamed_request)
 Test(http_client, malformed_answers)
 {
     static const char *const answers[] = {
-        "nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "HTTP/1.1 101 Switching\r\n\r\n",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "\0\0\0\0", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab",
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        "HTTP/1.1 101 Switching\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "\0\0\0\0",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab",
     };
 
     for (size_t v = 0; v < ARRAY_LEN(versions); v++) {
         for (size_t i = 0; i < ARRAY_LEN(answers); i++) {
             struct net n;
             struct answer a;
-            struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+            struct sockaddr_in addr = {.sin_family = AF_INET,
+                                       .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
             struct http_client_options options = {.version = versions[v]};
             socklen_t len = sizeof(addr);
             int listen_fd = socket(AF_INET, SOCK_STREAM, 0), fd;
@@ -439,7 +448,8 @@ Test(http_client, malformed_answers)
             start(&n, "GET", "/ok", BYTES_EMPTY, 0, &a);
             fd = accept(listen_fd, NULL, NULL);
             cr_assert(fd >= 0);
-            cr_assert(send(fd, answers[i], strlen(answers[i]) + (answers[i][0] == '\0' ? 4 : 0), 0) >= 0);
+            cr_assert(
+                send(fd, answers[i], strlen(answers[i]) + (answers[i][0] == '\0' ? 4 : 0), 0) >= 0);
             shutdown(fd, SHUT_WR);
             wait_closed(&n, &a);
             cr_expect(a.error == -EPROTO || a.error == -ECONNRESET, "%zu: %d", i, a.error);
