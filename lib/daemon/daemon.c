@@ -389,22 +389,40 @@ static bool field_differs(const struct conf_field *f, const void *a, const void 
     return false;
 }
 
-/* Settings that need a restart keep their value: they are copied from `old` into `fresh`. */
-static void keep_fixed_fields(const struct conf_field *fields, const void *old, void *fresh)
+/* Two names of one setting share an offset. */
+static bool is_second_name(const struct conf_field *fields, const struct conf_field *f)
+{
+    while (fields < f && fields->offset != f->offset)
+        fields++;
+    return fields < f;
+}
+
+static void swap_bytes(char *a, char *b, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        char c = a[i];
+
+        a[i] = b[i];
+        b[i] = c;
+    }
+}
+
+/* Exchanges what a reload may change. The rest keeps value and address, as does the struct itself:
+ * a daemon holds pointers to both. */
+static void swap_reloadable(const struct conf_field *fields, void *a, void *b)
 {
     for (const struct conf_field *f = fields; f != NULL && f->name != NULL; f++) {
-        char *to = (char *)fresh + f->offset;
-        const char *from = (const char *)old + f->offset;
+        if (f->reloadable && !is_second_name(fields, f))
+            swap_bytes((char *)a + f->offset, (char *)b + f->offset,
+                       f->type == CONF_BOOL ? sizeof(bool) : sizeof(uint64_t));
+    }
+}
 
-        if (f->reloadable || !field_differs(f, old, fresh))
-            continue;
-        log_warn("%s changed; it takes effect after a restart", f->name);
-        if (f->type == CONF_STRING) {
-            free(*(char **)(void *)to);
-            *(char **)(void *)to = xstrdup(*(char *const *)(const void *)from);
-        } else {
-            memcpy(to, from, f->type == CONF_BOOL ? sizeof(bool) : sizeof(uint64_t));
-        }
+static void warn_about_fixed(const struct conf_field *fields, const void *old, const void *fresh)
+{
+    for (const struct conf_field *f = fields; f != NULL && f->name != NULL; f++) {
+        if (!f->reloadable && field_differs(f, old, fresh))
+            log_warn("%s changed; it takes effect after a restart", f->name);
     }
 }
 
@@ -412,11 +430,12 @@ static void reload(struct daemon *d, int fd)
 {
     CLEANUP(buf_fini) struct buf text = BUF_INIT;
     CLEANUP(freep) char *error = NULL;
+    CLEANUP(freep) void *conf = xcalloc(1, d->info->conf_size);
     struct daemon_common common = {0};
-    void *conf, *old;
     enum log_level level;
     int r;
 
+    static_assert(sizeof(char *) == sizeof(uint64_t), "one size for all fields but bool");
     if (fd < 0) {
         log_error("reload without a configuration");
         return;
@@ -426,32 +445,26 @@ static void reload(struct daemon *d, int fd)
         log_error("reading the new configuration: %s", strerror(-r));
         return;
     }
-    conf = xcalloc(1, d->info->conf_size);
     r = load_conf(d->info, buf_bytes(&text), &common, conf, &error);
     if (r < 0) {
         log_error("new configuration refused: %s", error);
-        free(conf);
         return;
     }
-    keep_fixed_fields(common_fields, &d->common, &common);
-    keep_fixed_fields(d->info->conf, d->conf, conf);
-    old = d->conf;
-    d->conf = conf;
+    warn_about_fixed(common_fields, &d->common, &common);
+    warn_about_fixed(d->info->conf, d->conf, conf);
+    swap_reloadable(d->info->conf, d->conf, conf);
     if (d->info->reload != NULL)
         r = d->info->reload(d->state, d);
     if (r < 0) {
-        d->conf = old;
-        old = conf;
-        conf_fini(common_fields, &common);
+        swap_reloadable(d->info->conf, d->conf, conf);
     } else {
-        conf_fini(common_fields, &d->common);
-        d->common = common;
+        swap_reloadable(common_fields, &d->common, &common);
         if (log_level_parse(d->common.log_level, &level))
             log_set_level(level);
     }
     if (d->info->conf != NULL)
-        conf_fini(d->info->conf, old);
-    free(old);
+        conf_fini(d->info->conf, conf);
+    conf_fini(common_fields, &common);
 }
 
 static void control_message(struct daemon *d, const char *text, int fd)

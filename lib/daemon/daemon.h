@@ -44,7 +44,9 @@ struct daemon_info {
     /* state is zeroed, state_size bytes. Hooks return 0 or negative errno, having logged why. */
     int (*init)(void *state, struct daemon *d);  /* allocate, open files, recover; may block */
     int (*start)(void *state, struct daemon *d); /* register with the loop; from here none blocks */
-    int (*reload)(void *state, struct daemon *d);/* daemon_conf is the new one; may be NULL */
+    /* The reloadable fields of daemon_conf, which stays where it is, have their new values; negative
+     * puts the old ones back. May be NULL. */
+    int (*reload)(void *state, struct daemon *d);
     void (*handover)(void *state);               /* give leadership away; then daemon_handed_over; may be NULL */
     void (*stop)(void *state);                   /* stop intake, drain; then daemon_stopped */
     void (*fini)(void *state);                   /* accepts a half-initialised object */

@@ -23,6 +23,8 @@ struct tiny_conf {
 struct tiny {
     struct daemon *d;
     struct loop_timer *timer;
+    const struct tiny_conf *conf; /* kept over reloads, as daemons do */
+    const char *mode;
 };
 
 static const struct conf_field tiny_fields[] = {
@@ -42,6 +44,8 @@ static int tiny_init(void *state, struct daemon *d)
     struct tiny *t = state;
 
     t->d = d;
+    t->conf = daemon_conf(d);
+    t->mode = t->conf->mode;
     if (strcmp(mode_of(d), "hang") == 0) {
         daemon_status(d, "hanging");
         for (;;)
@@ -73,7 +77,12 @@ static int tiny_start(void *state, struct daemon *d)
 
 static int tiny_reload(void *state, struct daemon *d)
 {
-    if (((const struct tiny_conf *)daemon_conf(d))->size == 13)
+    const struct tiny *t = state;
+
+    /* what was taken at the start is still good */
+    if (t->conf != daemon_conf(d) || t->mode != t->conf->mode)
+        daemon_fatal(d, "the configuration moved");
+    if (t->conf->size == 13)
         return -EINVAL;
     report(d);
     return 0;
