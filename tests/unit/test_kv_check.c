@@ -73,7 +73,7 @@ static const char *write_ops(struct buf *txn, uint32_t field, const char *s)
             put_op(txn, field, 4, &body);
             break;
         default:
-            cr_fatal("bad letter %c", *s);
+            cr_assert_fail("bad letter %c", *s);
         }
     }
     return s;
