@@ -232,7 +232,7 @@ static void stored_hello(void *user, struct buf *body)
     struct node *n = user;
     CLEANUP(buf_fini) struct buf members = BUF_INIT;
     struct proto_hello h = {.daemon = PROTO_DAEMON_STORED,
-                            .generation = n->generation,
+                            .generation = n->stored_generation,
                             .cluster_id = n->cluster_id,
                             .member_id = n->member_id,
                             .applied_index = n->state.applied,
@@ -395,19 +395,19 @@ static const struct ipc_link_ops gateway_ops = {.fill_hello = gateway_hello,
 static uint64_t last_generation = 100;
 
 static void link_start(struct node *n, const char *name, const struct ipc_link_ops *ops,
-                       struct ipc_link **ret)
+                       struct ipc_link **ret, uint64_t *ret_generation)
 {
     CLEANUP(freep) char *url = xasprintf("ipc://%s/%s", n->dir, name);
     struct ipc_link_args args = {
         .loop = n->c->loop, .name = name, .url = url, .ops = ops, .user = n};
 
-    n->generation = ++last_generation;
+    *ret_generation = ++last_generation;
     cr_assert_eq(ipc_link_start(&args, ret), 0);
 }
 
 void node_stored_start(struct node *n)
 {
-    link_start(n, "raftd.stored", &stored_ops, &n->stored);
+    link_start(n, "raftd.stored", &stored_ops, &n->stored, &n->stored_generation);
 }
 
 void node_stored_stop(struct node *n)
@@ -419,7 +419,7 @@ void node_stored_stop(struct node *n)
 
 void node_gateway_start(struct node *n)
 {
-    link_start(n, "raftd.gw0", &gateway_ops, &n->gateway);
+    link_start(n, "raftd.gw0", &gateway_ops, &n->gateway, &n->generation);
 }
 
 void node_gateway_stop(struct node *n)
@@ -434,8 +434,10 @@ void node_spawn(struct node *n, const char *initial_cluster, const char *state)
     CLEANUP(freep) char *path = xasprintf("%s/conf", n->dir);
     CLEANUP(freep) char *arg = xasprintf("--conf=%s", path);
     const char *program = getenv("RAFTD") != NULL ? getenv("RAFTD") : "raftd/raftd";
-    char *argv[] = {(char *)(uintptr_t)program, arg, NULL};
+    CLEANUP(freep) char *control = NULL;
+    char *argv[] = {(char *)(uintptr_t)program, arg, NULL, NULL};
     FILE *f = fopen(path, "w");
+    int pair[2];
 
     cr_assert_not_null(f);
     fprintf(f,
@@ -448,8 +450,17 @@ void node_spawn(struct node *n, const char *initial_cluster, const char *state)
             getenv("RAFTD_LOG") != NULL ? getenv("RAFTD_LOG") : "error",
             n->c->conf != NULL ? n->c->conf : "", n->extra_conf);
     fclose(f);
+    /* its end ends the daemon, also when this test dies */
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+    fcntl(pair[0], F_SETFD, FD_CLOEXEC);
+    control = xasprintf("--control-fd=%d", pair[1]);
+    argv[2] = control;
+    if (n->control_fd > 0)
+        close(n->control_fd);
+    n->control_fd = pair[0];
     cr_assert_eq(posix_spawn(&n->pid, program, NULL, NULL, argv, environ), 0, "cannot start %s",
                  program);
+    close(pair[1]);
 }
 
 static char *initial_cluster_of(struct cluster *c)
@@ -483,7 +494,10 @@ void node_start_existing(struct node *n, const char *initial_cluster)
 
 void node_kill(struct node *n, int sig)
 {
-    kill(n->pid, sig);
+    if (sig == SIGTERM)
+        cr_assert_eq(send(n->control_fd, "STOP", 4, 0), 4);
+    else
+        kill(n->pid, sig);
     if (sig != SIGKILL && sig != SIGTERM)
         return;
     waitpid(n->pid, &n->exit_status, 0);
@@ -546,6 +560,8 @@ void cluster_free(struct cluster *c)
             node_stored_stop(n);
         if (n->gateway != NULL)
             node_gateway_stop(n);
+        if (n->control_fd > 0)
+            close(n->control_fd);
         raftd_members_fini(&n->state.members);
         raftd_members_fini(&n->in_state.members);
     }

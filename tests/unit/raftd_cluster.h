@@ -32,12 +32,12 @@ struct node {
     char peer_url[64];
     char extra_conf[512];
     pid_t pid;
+    int control_fd;
     int exit_status;
 
     struct ipc_link *stored;
     bool stored_up, hold_applied;
     struct fake_state state;
-    struct raft_conf unused;
     uint64_t cluster_id, member_id;
     struct proto_raft_status role;
     uint64_t role_id;
@@ -59,7 +59,7 @@ struct node {
 
     struct ipc_link *gateway;
     bool gateway_up;
-    uint64_t generation;
+    uint64_t generation, stored_generation;
     struct proto_raft_status status;
 };
 
@@ -84,7 +84,7 @@ void cluster_free(struct cluster *c);
 void node_start(struct node *n); /* raftd, and links to it */
 void node_start_existing(struct node *n, const char *initial_cluster);
 void node_spawn(struct node *n, const char *initial_cluster, const char *state);
-void node_kill(struct node *n, int sig); /* SIGKILL and reap; SIGSTOP, SIGCONT */
+void node_kill(struct node *n, int sig); /* SIGKILL, SIGTERM (asked to stop): and reap. SIGSTOP, SIGCONT */
 void node_stored_start(struct node *n);
 void node_stored_stop(struct node *n);
 void node_gateway_start(struct node *n);

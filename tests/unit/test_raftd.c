@@ -221,7 +221,7 @@ static void fall_behind(struct cluster *c, struct node **ret_behind)
 
 Test(raftd, snapshot)
 {
-    struct cluster *c = cluster_new(3, "snapshot-count=200\nsnapshot-catchup-entries=20\n");
+    struct cluster *c = cluster_new(3, "snapshot-count=200\nsnapshot-catchup-entries=1000\n");
     struct node *behind;
 
     fall_behind(c, &behind);
@@ -246,7 +246,7 @@ Test(raftd, snapshot)
 /* Killed between stored's activation and the log's marker: stored is ahead of the log. */
 Test(raftd, killed_while_activating)
 {
-    struct cluster *c = cluster_new(3, "snapshot-count=200\nsnapshot-catchup-entries=20\n");
+    struct cluster *c = cluster_new(3, "snapshot-count=200\nsnapshot-catchup-entries=1000\n");
     struct node *behind;
 
     fall_behind(c, &behind);
