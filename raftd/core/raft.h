@@ -118,7 +118,8 @@ enum raft_msg_type {
     RAFT_MSG_APPEND_RESP,    /* log_index: durable and equal to the leader's up to here; reject:
                                 log_index is the refused previous entry, hint_* where to go on */
     RAFT_MSG_HEARTBEAT,      /* commit; context: read round */
-    RAFT_MSG_HEARTBEAT_RESP, /* context as in the heartbeat */
+    RAFT_MSG_HEARTBEAT_RESP, /* context as in the heartbeat; hint_index: last entry; reject: the
+                                commit index of the heartbeat is above it */
     RAFT_MSG_VOTE,           /* log_index/log_term: the candidate's last entry; transfer */
     RAFT_MSG_VOTE_RESP,      /* reject */
     RAFT_MSG_PRE_VOTE,       /* term is the one the sender would campaign with */

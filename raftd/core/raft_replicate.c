@@ -367,6 +367,22 @@ static void on_append_accepted(struct raft *r, struct progress *p, const struct 
         raft_send_timeout_now(r, p->id);
 }
 
+/*
+ * It does not have what it once reported durable: its data directory was lost and it started anew
+ * under the same id. Raft promises nothing for a voter that forgets, and an operator who starts one
+ * accepts that; but as long as a majority does remember, it is brought up to date like any other.
+ */
+static void on_log_lost(struct raft *r, struct progress *p, raft_index last)
+{
+    if (last >= p->match) {
+        r->counters.stale_messages++;
+        return;
+    }
+    p->match = 0;
+    become_probe(p, last + 1);
+    r->send_due = true;
+}
+
 void raft_on_append_resp(struct raft *r, const struct raft_msg *m)
 {
     struct progress *p = raft_peer(r, m->from);
@@ -397,6 +413,8 @@ void raft_on_heartbeat_resp(struct raft *r, const struct raft_msg *m)
         p->read_ack = m->context;
         raft_reads_confirm(r);
     }
+    if (m->reject)
+        on_log_lost(r, p, m->hint_index);
     if (p->state == RAFT_PROBE && !p->probe_sent)
         r->send_due = true;
 }
@@ -527,11 +545,14 @@ void raft_on_append(struct raft *r, const struct raft_msg *m)
 
 void raft_on_heartbeat(struct raft *r, const struct raft_msg *m)
 {
-    if (m->commit > r->log.last)
-        r->counters.malformed++; /* it says we have what we do not have */
-    else
+    struct raft_msg *answer;
+
+    if (m->commit <= r->log.last)
         raft_commit_to(r, m->commit);
-    raft_send_now(r, RAFT_MSG_HEARTBEAT_RESP, m->from)->context = m->context;
+    answer = raft_send_now(r, RAFT_MSG_HEARTBEAT_RESP, m->from);
+    answer->context = m->context;
+    answer->reject = m->commit > r->log.last; /* it says we have what we do not have */
+    answer->hint_index = r->log.last;
 }
 
 void raft_on_snapshot(struct raft *r, const struct raft_msg *m)

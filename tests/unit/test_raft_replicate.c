@@ -414,6 +414,41 @@ Test(raft_replicate, snapshot_for_one_that_is_too_far_behind)
     net_free(n);
 }
 
+/* Its data directory was lost, and it starts anew under its id: by the log, or by a snapshot. */
+Test(raft_replicate, one_that_forgot_everything)
+{
+    for (int compacted = 0; compacted < 2; compacted++) {
+        struct net *n = net_new(3);
+        struct node *nd = &n->nodes[3];
+
+        net_elect(n, 1);
+        for (int i = 0; i < 30; i++)
+            net_propose(n, 1, "x");
+        net_tick(n, 2);
+        cr_assert_eq(nd->applied, n->nodes[1].applied);
+        net_crash(n, 3);
+        for (raft_index i = nd->first; i <= nd->last; i++) {
+            raft_entry_unref(nd->log[i]);
+            nd->log[i] = NULL;
+        }
+        nd->first = 1;
+        nd->last = nd->applied = nd->state_hash = nd->before_term = 0;
+        nd->hs = (struct raft_hard_state){0};
+        nd->conf = n->initial_conf;
+        if (compacted)
+            net_compact(n, 1, 20);
+        net_restart(n, 3);
+        net_tick(n, 6);
+        net_propose(n, 1, "after");
+        net_tick(n, 6);
+        cr_assert_eq(net_leader(n), 1);
+        cr_assert_eq(nd->applied, n->nodes[1].applied);
+        cr_assert_eq(nd->snapshot_count, compacted);
+        net_check_logs(n);
+        net_free(n);
+    }
+}
+
 Test(raft_replicate, snapshot_answers_only_when_durable)
 {
     struct net *n = net_new(3);
