@@ -486,18 +486,19 @@ static bool is_deleted(const struct overlap *o, size_t rank)
     return sum != 0;
 }
 
-/* The ranks [*from, *to) of put keys inside a delete's range (facts: range end convention). */
+/*
+ * The ranks [*from, *to) of put keys inside a delete's range, as etcd's check sees it: it takes the
+ * end "\0" for a key like any other, so a delete "from key on" lies before its beginning and meets
+ * no put, also none that it deletes. Such a txn is accepted, and its ops take effect in their order.
+ */
 static void covered_ranks(const struct overlap *o, const struct kv_delete_request *m, size_t *from,
                           size_t *to)
 {
     *from = bound(o, m->key, false);
-    if (m->range_end.len == 0) {
+    if (m->range_end.len == 0)
         *to = bound(o, m->key, true);
-    } else if (m->range_end.len == 1 && m->range_end.data[0] == 0) {
-        *to = o->put_count;
-    } else {
+    else
         *to = MAX(*from, bound(o, m->range_end, false));
-    }
 }
 
 static void add_delete(struct overlap *o, const struct kv_delete_request *m, int64_t delta)
