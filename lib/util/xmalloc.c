@@ -66,10 +66,11 @@ char *xstrdup(const char *s)
 
 char *xstrndup(const char *s, size_t len)
 {
-    size_t n = strnlen(s, len);
+    size_t n = len != 0 ? strnlen(s, len) : 0; /* s may be an empty run's NULL */
     char *copy = xmalloc(n + 1);
 
-    memcpy(copy, s, n);
+    if (n != 0)
+        memcpy(copy, s, n);
     copy[n] = '\0';
     return copy;
 }
