@@ -70,22 +70,28 @@ struct ipc_msg {
     struct bytes data;
     uint32_t pipe; /* the connection it came over */
 };
+enum { IPC_WALL_QUEUE = 64 }; /* messages taken from nng and not from us; then nng waits */
 
-/* `on_pipe` is called on an nng thread when a connection came or went. 0 or negative errno. */
-int ipc_wall_open(const char *url, bool listen, void (*on_pipe)(void *user), void *user,
+/* `on_news` is called on an nng thread when messages arrived after there were none, and when a
+ * connection came or went. 0 or negative errno. */
+int ipc_wall_open(const char *url, bool listen, void (*on_news)(void *user), void *user,
                   struct ipc_wall **ret_wall);
-void ipc_wall_close(struct ipc_wall *w); /* NULL is fine; on_pipe is not called any more */
-int ipc_wall_recv_fd(const struct ipc_wall *w); /* readable while a message is there */
-int ipc_wall_send_fd(const struct ipc_wall *w); /* readable while a message can be sent */
+void ipc_wall_close(struct ipc_wall *w); /* NULL is fine; on_news is not called any more. The
+                                            lock of the wall is held in on_news: wake, no more */
 
-int ipc_wall_recv(struct ipc_wall *w, struct ipc_msg *ret); /* 0, -EAGAIN */
+/* Takes up to `max` messages. Below max, nothing was left; at max, come back: what stayed is no news. */
+size_t ipc_wall_recv(struct ipc_wall *w, struct ipc_msg *ret, size_t max);
+/* Blocks until there is a message, or a connection came or went, or for that long. */
+void ipc_wall_wait(struct ipc_wall *w, uint64_t timeout_ms);
 void ipc_wall_msg_free(struct nng_msg *msg);
 /* A message of len bytes and where they go. */
 struct nng_msg *ipc_wall_msg_new(size_t len, uint8_t **ret_data);
 int ipc_wall_send(struct ipc_wall *w, struct nng_msg *msg); /* 0: taken; -EAGAIN; other errors */
+int ipc_wall_send_fd(const struct ipc_wall *w); /* readable while a message can be sent */
 
 /* Connections, by id. pair0 has one at a time, but news of an end and of the next start may come in
  * either order. */
+bool ipc_wall_take_pipe_news(struct ipc_wall *w);  /* did one come or go since the last call? */
 uint32_t ipc_wall_newest_pipe(struct ipc_wall *w); /* 0: none */
 bool ipc_wall_pipe_known(struct ipc_wall *w, uint32_t pipe);
 void ipc_wall_forget_before(struct ipc_wall *w, uint32_t pipe); /* those are dead */

@@ -24,7 +24,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -34,7 +33,7 @@
 #include "lib/util/xmalloc.h"
 
 enum {
-    MESSAGES_PER_TURN = 32, /* then others get their turn; the descriptor stays readable */
+    MESSAGES_PER_TURN = 32, /* then others get their turn */
     REDIAL_MIN_MS = 5,
     REDIAL_MAX_MS = 100,
     STABLE_MS = 1000, /* a connection that lived so long was no flapping */
@@ -54,8 +53,8 @@ struct ipc_link {
     size_t credit_bytes;
 
     struct ipc_wall *wall;
-    struct loop_io *recv_io, *send_io;
-    struct loop_wake *pipe_wake;
+    struct loop_io *send_io;
+    struct loop_wake *wake;
     struct loop_hook *flush_hook;
 
     uint32_t pipe; /* 0: no connection */
@@ -199,8 +198,7 @@ static bool try_send(struct ipc_link *l, struct nng_msg *msg)
         return false;
     if (r < 0) {
         ipc_wall_msg_free(msg);
-        ipc_wall_drop_pipe(l->wall, l->pipe); /* its end is news that comes over the wake */
-        loop_wake_send(l->pipe_wake);
+        ipc_wall_drop_pipe(l->wall, l->pipe); /* news of its end follows */
     }
     return true;
 }
@@ -468,39 +466,36 @@ static void take_message(struct ipc_link *l, const struct ipc_msg *m)
 /* true: nothing is left. */
 static bool receive(struct ipc_link *l)
 {
-    struct ipc_msg m;
+    struct ipc_msg m[MESSAGES_PER_TURN];
+    size_t n = ipc_wall_recv(l->wall, m, MESSAGES_PER_TURN);
 
-    for (int i = 0; i < MESSAGES_PER_TURN; i++) {
-        if (ipc_wall_recv(l->wall, &m) < 0)
-            return true;
-        take_message(l, &m);
-        ipc_wall_msg_free(m.msg);
+    for (size_t i = 0; i < n; i++) {
+        take_message(l, &m[i]);
+        ipc_wall_msg_free(m[i].msg);
     }
-    return false;
-}
-
-static void on_receivable(void *user, unsigned int events)
-{
-    receive(user);
+    if (n == MESSAGES_PER_TURN)
+        loop_wake_send(l->wake);
+    return n < MESSAGES_PER_TURN;
 }
 
 /* On an nng thread. */
-static void on_pipe(void *user)
+static void on_news(void *user)
 {
     struct ipc_link *l = user;
 
-    loop_wake_send(l->pipe_wake);
+    loop_wake_send(l->wake);
 }
 
-static void on_pipe_news(void *user)
+/* What arrived before a connection ended comes before on_down. */
+static void on_wake(void *user)
 {
     struct ipc_link *l = user;
     uint32_t newest;
 
-    if (!receive(l)) { /* what arrived before a connection ended comes before on_down */
-        loop_wake_send(l->pipe_wake);
+    if (!receive(l)) /* woken again for the rest */
         return;
-    }
+    if (!ipc_wall_take_pipe_news(l->wall))
+        return;
     newest = ipc_wall_newest_pipe(l->wall);
     if (newest == l->pipe)
         return;
@@ -532,17 +527,15 @@ int ipc_link_start(const struct ipc_link_args *args, struct ipc_link **ret_link)
         PANIC("no random numbers");
     l->own_epoch = (l->own_epoch >> 1) + 1; /* so that counting up never meets 0 */
     /* nng's threads use the wake as soon as the socket is open */
-    l->pipe_wake = loop_wake_new(l->loop, l->name, on_pipe_news, l);
-    r = ipc_wall_open(args->url, args->listen, on_pipe, l, &l->wall);
+    l->wake = loop_wake_new(l->loop, l->name, on_wake, l);
+    r = ipc_wall_open(args->url, args->listen, on_news, l, &l->wall);
     if (r < 0) {
-        loop_wake_free(l->pipe_wake);
+        loop_wake_free(l->wake);
         buf_fini(&l->out);
         free(l->name);
         free(l);
         return r;
     }
-    l->recv_io = loop_io_new(l->loop, l->name, ipc_wall_recv_fd(l->wall), on_receivable, l);
-    loop_io_set(l->recv_io, LOOP_READ);
     l->send_io = loop_io_new(l->loop, l->name, ipc_wall_send_fd(l->wall), on_sendable, l);
     l->flush_hook = loop_hook_new(l->loop, l->name, LOOP_PHASE_FLUSH, on_flush, l);
     *ret_link = l;
@@ -555,15 +548,12 @@ static void drain(struct ipc_link *l, uint64_t drain_ms)
     uint64_t end = loop_clock_ns() / 1000000 + drain_ms, now;
 
     while (l->up && l->peer_consumed < l->sent && (now = loop_clock_ns() / 1000000) < end) {
-        struct pollfd p[2] = {{.fd = ipc_wall_recv_fd(l->wall), .events = POLLIN},
-                              {.fd = l->blocked ? ipc_wall_send_fd(l->wall) : -1,
-                               .events = POLLIN}};
-
-        poll(p, 2, (int)MIN(end - now, (uint64_t)20)); /* an ended connection raises neither */
-        if (p[1].revents != 0)
+        ipc_wall_wait(l->wall, l->blocked ? 1 : end - now);
+        if (l->blocked)
             on_sendable(l, 0);
         receive(l);
         flush(l);
+        ipc_wall_take_pipe_news(l->wall);
         if (!ipc_wall_pipe_known(l->wall, l->pipe))
             return;
     }
@@ -580,11 +570,10 @@ void ipc_link_stop(struct ipc_link *l, uint64_t drain_ms)
         flush(l);
         drain(l, drain_ms);
     }
-    loop_io_free(l->recv_io);
     loop_io_free(l->send_io);
     loop_hook_free(l->flush_hook);
     ipc_wall_close(l->wall);
-    loop_wake_free(l->pipe_wake);
+    loop_wake_free(l->wake);
     backlog_clear(l);
     buf_fini(&l->out);
     free(l->name);

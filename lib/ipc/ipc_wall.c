@@ -1,10 +1,12 @@
 /*
  * The only file that knows nng: one pair0 socket, its connections, its messages.
  *
- * Sending and receiving use nng's non-blocking calls on the loop thread, with the socket's two
- * event descriptors on the loop. Completion callbacks instead would cost one more thread switch per
- * message in each direction: nng runs them on a pool, and they in turn have to wake the loop
- * (README.md has the measurement). What still runs on nng's threads is the news of connections.
+ * Messages come in through a completion callback that keeps one receive posted, puts each message
+ * on a bounded queue and wakes the loop when the queue was empty; with the queue full it posts no
+ * receive, and the kernel's buffer, then the peer, feel it. Messages go out through the non-blocking
+ * call, with nng's "may send" descriptor on the loop only while one was refused. The other ways cost
+ * more: nng's "may receive" descriptor is set and cleared with system calls for each message, and a
+ * completion callback for sends is a thread switch for nothing (README.md has the figures).
  */
 #include "lib/ipc/ipc_internal.h"
 
@@ -12,6 +14,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <nng/nng.h>
 #include <nng/protocol/pair0/pair.h>
 #include "lib/ipc/ipc.h"
@@ -22,9 +25,10 @@ enum {
     /* Slots nng keeps in each direction. On the sending side enough for the "may send" descriptor
      * to stay raised, as each change of it is a system call. */
     SEND_SLOTS = 4,
-    RECV_SLOTS = 64,
+    RECV_SLOTS = 2,
     REDIAL_MIN_MS = 5,
     REDIAL_MAX_MS = 100,
+    CLOSE_WAIT_MS = 200,
 };
 
 struct pipe {
@@ -36,11 +40,20 @@ struct ipc_wall {
     nng_socket socket;
     nng_dialer dialer;
     bool dialing;
-    int recv_fd, send_fd;
-    void (*on_pipe)(void *user);
+    int send_fd;
+    nng_aio *recv_aio;
+    void (*on_news)(void *user);
     void *user;
 
     pthread_mutex_t lock; /* for what follows */
+    pthread_cond_t news;
+    struct ipc_msg queue[IPC_WALL_QUEUE]; /* a ring */
+    size_t queue_head, queue_count;
+    bool recv_posted; /* false: the queue was full */
+    bool pipe_news;
+    bool closing; /* no call of on_news any more */
+    bool closed;  /* nng has let go of it */
+    bool abandoned; /* nobody waits for that: the closing thread frees it */
     struct pipe pipes[PIPES_MAX]; /* in order of appearance */
     size_t pipe_count;
 };
@@ -81,6 +94,14 @@ static void forget(struct ipc_wall *w, uint32_t id)
     }
 }
 
+/* With the lock held, so that nothing is told once closing is set; on_news only wakes a loop. */
+static void tell_news(struct ipc_wall *w)
+{
+    pthread_cond_signal(&w->news);
+    if (!w->closing)
+        w->on_news(w->user);
+}
+
 /* On nng's threads. ADD_PRE comes before the first message of a connection, ADD_POST only when
  * pair0 has accepted it, so a refused second connection is never "added". */
 static void pipe_event(nng_pipe pipe, nng_pipe_ev event, void *user)
@@ -105,9 +126,35 @@ static void pipe_event(nng_pipe pipe, nng_pipe_ev event, void *user)
         forget(w, id);
         break;
     }
+    if (event != NNG_PIPE_EV_ADD_PRE) {
+        w->pipe_news = true;
+        tell_news(w);
+    }
     pthread_mutex_unlock(&w->lock);
-    if (event != NNG_PIPE_EV_ADD_PRE)
-        w->on_pipe(w->user);
+}
+
+/* On nng's threads, one call at a time: the next receive is posted at the end. */
+static void received(void *user)
+{
+    struct ipc_wall *w = user;
+    struct ipc_msg m;
+    bool more;
+
+    if (nng_aio_result(w->recv_aio) != 0)
+        return; /* the socket was closed */
+    m.msg = nng_aio_get_msg(w->recv_aio);
+    m.data = bytes_of(nng_msg_body(m.msg), nng_msg_len(m.msg));
+    m.pipe = (uint32_t)nng_pipe_id(nng_msg_get_pipe(m.msg));
+    pthread_mutex_lock(&w->lock);
+    assert(w->queue_count < IPC_WALL_QUEUE);
+    w->queue[(w->queue_head + w->queue_count) % IPC_WALL_QUEUE] = m;
+    w->queue_count++;
+    more = w->recv_posted = w->queue_count < IPC_WALL_QUEUE;
+    if (w->queue_count == 1)
+        tell_news(w);
+    pthread_mutex_unlock(&w->lock);
+    if (more)
+        nng_recv_aio(w->socket, w->recv_aio);
 }
 
 static int open_endpoint(struct ipc_wall *w, const char *url, bool listen)
@@ -147,13 +194,32 @@ static int open_socket(struct ipc_wall *w)
     for (int event = NNG_PIPE_EV_ADD_PRE; r == 0 && event < NNG_PIPE_EV_NUM; event++)
         r = nng_pipe_notify(w->socket, (nng_pipe_ev)event, pipe_event, w);
     if (r == 0)
-        r = nng_socket_get_int(w->socket, NNG_OPT_RECVFD, &w->recv_fd);
-    if (r == 0)
         r = nng_socket_get_int(w->socket, NNG_OPT_SENDFD, &w->send_fd);
     return r;
 }
 
-int ipc_wall_open(const char *url, bool listen, void (*on_pipe)(void *user), void *user,
+static void init_cond(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+static void free_wall(struct ipc_wall *w)
+{
+    for (; w->queue_count > 0; w->queue_count--) {
+        nng_msg_free(w->queue[w->queue_head].msg);
+        w->queue_head = (w->queue_head + 1) % IPC_WALL_QUEUE;
+    }
+    pthread_cond_destroy(&w->news);
+    pthread_mutex_destroy(&w->lock);
+    free(w);
+}
+
+int ipc_wall_open(const char *url, bool listen, void (*on_news)(void *user), void *user,
                   struct ipc_wall **ret_wall)
 {
     struct ipc_wall *w;
@@ -164,9 +230,13 @@ int ipc_wall_open(const char *url, bool listen, void (*on_pipe)(void *user), voi
     if (strlen(url + 6) > 107) /* sun_path of unix(7), with its NUL */
         return -ENAMETOOLONG;
     w = xcalloc(1, sizeof(*w));
-    w->on_pipe = on_pipe;
+    w->on_news = on_news;
     w->user = user;
     pthread_mutex_init(&w->lock, NULL);
+    init_cond(&w->news);
+    r = nng_aio_alloc(&w->recv_aio, received, w);
+    if (r != 0)
+        goto fail_aio;
     r = nng_pair0_open(&w->socket);
     if (r != 0)
         goto fail_open;
@@ -175,29 +245,85 @@ int ipc_wall_open(const char *url, bool listen, void (*on_pipe)(void *user), voi
         r = open_endpoint(w, url, listen);
     if (r != 0)
         goto fail;
+    w->recv_posted = true;
+    nng_recv_aio(w->socket, w->recv_aio);
     *ret_wall = w;
     return 0;
 
 fail:
     nng_close(w->socket);
 fail_open:
-    pthread_mutex_destroy(&w->lock);
-    free(w);
+    nng_aio_free(w->recv_aio);
+fail_aio:
+    free_wall(w);
     return errno_of(r);
 }
 
-void ipc_wall_close(struct ipc_wall *w)
+static void *close_socket(void *arg)
 {
-    if (w == NULL)
-        return;
+    struct ipc_wall *w = arg;
+    bool abandoned;
+
     nng_close(w->socket); /* waits for its connections, so for their events too */
-    pthread_mutex_destroy(&w->lock);
-    free(w);
+    nng_aio_stop(w->recv_aio);
+    nng_aio_free(w->recv_aio);
+    pthread_mutex_lock(&w->lock);
+    w->closed = true;
+    abandoned = w->abandoned;
+    pthread_cond_signal(&w->news);
+    pthread_mutex_unlock(&w->lock);
+    if (abandoned)
+        free_wall(w);
+    return NULL;
 }
 
-int ipc_wall_recv_fd(const struct ipc_wall *w)
+static struct timespec after_ms(uint64_t ms)
 {
-    return w->recv_fd;
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_sec += (time_t)(ms / 1000);
+    t.tv_nsec += (long)(ms % 1000) * 1000000;
+    if (t.tv_nsec >= 1000000000) {
+        t.tv_nsec -= 1000000000;
+        t.tv_sec++;
+    }
+    return t;
+}
+
+/*
+ * nng_close (1.5.2) waits for ever now and then when the other side closes at the same moment, in
+ * one of some thirty such closes here. So a thread does it and we do not wait for long; what
+ * is left behind then is one socket of a process that is about to end.
+ */
+void ipc_wall_close(struct ipc_wall *w)
+{
+    struct timespec end = after_ms(CLOSE_WAIT_MS);
+    pthread_t thread;
+    bool closed;
+
+    if (w == NULL)
+        return;
+    pthread_mutex_lock(&w->lock);
+    w->closing = true;
+    pthread_mutex_unlock(&w->lock);
+    if (pthread_create(&thread, NULL, close_socket, w) != 0) {
+        close_socket(w);
+        free_wall(w);
+        return;
+    }
+    pthread_mutex_lock(&w->lock);
+    while (!w->closed && pthread_cond_timedwait(&w->news, &w->lock, &end) == 0)
+        ;
+    closed = w->closed;
+    w->abandoned = !closed;
+    pthread_mutex_unlock(&w->lock);
+    if (!closed) {
+        pthread_detach(thread);
+        return;
+    }
+    pthread_join(thread, NULL);
+    free_wall(w);
 }
 
 int ipc_wall_send_fd(const struct ipc_wall *w)
@@ -205,17 +331,36 @@ int ipc_wall_send_fd(const struct ipc_wall *w)
     return w->send_fd;
 }
 
-int ipc_wall_recv(struct ipc_wall *w, struct ipc_msg *ret)
+size_t ipc_wall_recv(struct ipc_wall *w, struct ipc_msg *ret, size_t max)
 {
-    nng_msg *msg;
-    int r = nng_recvmsg(w->socket, &msg, NNG_FLAG_NONBLOCK);
+    size_t n;
+    bool post;
 
-    if (r != 0)
-        return -EAGAIN;
-    ret->msg = msg;
-    ret->data = bytes_of(nng_msg_body(msg), nng_msg_len(msg));
-    ret->pipe = (uint32_t)nng_pipe_id(nng_msg_get_pipe(msg));
-    return 0;
+    pthread_mutex_lock(&w->lock);
+    n = MIN(w->queue_count, max);
+    for (size_t i = 0; i < n; i++) {
+        ret[i] = w->queue[w->queue_head];
+        w->queue_head = (w->queue_head + 1) % IPC_WALL_QUEUE;
+    }
+    w->queue_count -= n;
+    post = !w->recv_posted && n > 0;
+    w->recv_posted = w->recv_posted || post;
+    pthread_mutex_unlock(&w->lock);
+    if (post)
+        nng_recv_aio(w->socket, w->recv_aio);
+    return n;
+}
+
+void ipc_wall_wait(struct ipc_wall *w, uint64_t timeout_ms)
+{
+    struct timespec end = after_ms(timeout_ms);
+
+    pthread_mutex_lock(&w->lock);
+    while (w->queue_count == 0 && !w->pipe_news) {
+        if (pthread_cond_timedwait(&w->news, &w->lock, &end) != 0)
+            break;
+    }
+    pthread_mutex_unlock(&w->lock);
 }
 
 void ipc_wall_msg_free(struct nng_msg *msg)
@@ -238,6 +383,17 @@ int ipc_wall_send(struct ipc_wall *w, struct nng_msg *msg)
     int r = nng_sendmsg(w->socket, msg, NNG_FLAG_NONBLOCK);
 
     return r != 0 ? errno_of(r) : 0;
+}
+
+bool ipc_wall_take_pipe_news(struct ipc_wall *w)
+{
+    bool news;
+
+    pthread_mutex_lock(&w->lock);
+    news = w->pipe_news;
+    w->pipe_news = false;
+    pthread_mutex_unlock(&w->lock);
+    return news;
 }
 
 uint32_t ipc_wall_newest_pipe(struct ipc_wall *w)
