@@ -1,7 +1,10 @@
 """Clients that put, get and compare-and-put at once, and remember everything they saw."""
 
 import collections
+import os
 import random
+import struct
+import subprocess
 import threading
 import time
 
@@ -12,6 +15,35 @@ import checker
 from harness import Client, Failure, until
 
 OP_TIMEOUT_S = 10  # longer than any answer may take, unknown outcomes included
+
+
+def put_body(path, key, value):
+    """A file with one gRPC request, for h2load."""
+    message = pb.PutRequest(key=key, value=value).SerializeToString()
+    with open(path, "wb") as f:
+        f.write(b"\0" + struct.pack(">I", len(message)) + message)
+
+
+def h2load(member, body, count, connections=4, streams=50):
+    return subprocess.Popen(
+        ["h2load", "-n", str(count), "-c", str(connections), "-m", str(streams), "-d", body,
+         "-H", "content-type: application/grpc", "-H", "te: trailers",
+         member.client_url + "/etcdserverpb.KV/Put"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def pressure(member, stopping):
+    bodies = [os.path.join(member.dir, f"pressure{i}") for i in range(8)]
+    for i, path in enumerate(bodies):
+        put_body(path, f"pressure/{i}".encode(), b"p" * 200)
+    count = 0
+    while not stopping.is_set():
+        count += 1
+        with h2load(member, bodies[count % len(bodies)], 4000, 2, 20) as p:
+            while p.poll() is None:
+                if stopping.wait(0.05):
+                    p.kill()
+        stopping.wait(0.02)  # nobody answers while the member is down
 
 
 class Load:
@@ -112,6 +144,12 @@ class Load:
         kvs = r.responses[0].response_range.kvs
         op.read = kvs[0].value.decode() if kvs else checker.INITIAL
         op.read_revision = kvs[0].mod_revision if kvs else 0
+
+    def press(self, member):
+        """Adds a stream of plain puts at one member that is as fast as it goes (not recorded)."""
+        thread = threading.Thread(target=pressure, args=(member, self.stopping), daemon=True)
+        thread.start()
+        self.threads.append(thread)
 
     # -- for tests --
 

@@ -1,11 +1,11 @@
 """The tests. Each is a function of a Target that raises Failure, and returns a line for the report."""
 
 import os
+import random
 import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import threading
 import time
@@ -14,7 +14,7 @@ import grpc
 from etcd3.etcdrpc import rpc_pb2 as pb
 
 from harness import DAEMONS, Client, Cluster, Failure, until
-from load import Load
+from load import Load, h2load, put_body
 
 TESTS = {}   # name -> function
 WEIGHT = {}  # name -> rough seconds, so that long ones start first
@@ -31,8 +31,9 @@ def test(name, seconds=6):
 def finish(cluster, load, **kw):
     summary = load.finish(**kw)
     cluster.check_equal()
+    revision = cluster.members[0].contents()[1]
     cluster.stop()
-    return summary
+    return f"{summary}, {revision} revisions"
 
 
 # ---- SIGKILL of each process, under load ----
@@ -42,6 +43,7 @@ def kill_under_load(target, n, which, role):
         victim = cluster.pick(which)
         others = [m for m in cluster.members if m is not victim]
         with Load(cluster.members) as load:
+            load.press(victim)
             load.wait_more(60)
             for _ in range(2):
                 victim.kill(role)
@@ -95,6 +97,46 @@ def rolling_restart(target):
                 m.wait_healthy()
             load.wait_more(20)
             return finish(cluster, load)
+
+
+@test("chaos-of-3", 30)
+def chaos(target):
+    """Kills and pauses at random, several at a time. CHAOS_SEED and CHAOS_SECONDS say which."""
+    seed = int(os.environ.get("CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
+    seconds = float(os.environ.get("CHAOS_SECONDS", "12"))
+    rng = random.Random(seed)
+    print(f"CHAOS_SEED={seed}", flush=True)
+    with Cluster(target, 3, ["--snapshot-count", "2000"]).start() as cluster:
+        with Load(cluster.members, clients=9, keys=9) as load:
+            for m in cluster.members:
+                load.press(m)
+            load.wait_more(20)
+            end = time.monotonic() + seconds
+            paused = []  # (when to resume, member, pids)
+            while time.monotonic() < end:
+                m = rng.choice(cluster.members)
+                role = rng.choice(DAEMONS + ("supervisor",))
+                if rng.random() < 0.3 and not any(p[1] is m for p in paused):
+                    roles = [role] if rng.random() < 0.7 else ["supervisor"] + list(DAEMONS)
+                    pids = [pid for pid in map(m.pid, roles) if pid]
+                    for pid in pids:
+                        os.kill(pid, signal.SIGSTOP)
+                    paused.append((time.monotonic() + rng.random() * 3, m, pids))
+                elif any(p[1] is m for p in paused):
+                    pass  # its supervisor may be unable to notice
+                elif role == "supervisor":
+                    m.kill(role)
+                elif m.pid(role):
+                    os.kill(m.pid(role), signal.SIGKILL)
+                threading.Event().wait(rng.random() * 0.6)
+                for entry in [p for p in paused if p[0] < time.monotonic()]:
+                    entry[1].resume(entry[2])
+                    paused.remove(entry)
+            for _, m, pids in paused:
+                m.resume(pids)
+            cluster.wait_healthy()
+            load.wait_more(20)
+            return f"seed {seed}: " + finish(cluster, load, allow_timeouts=True)
 
 
 # ---- a killed gatewayd refuses nobody ----
@@ -199,32 +241,13 @@ def pause_stored(target):
 
 # ---- a member that was away ----
 
-def _varint(n):
-    out = b""
-    while n > 127:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
-
-
 def bulk_put(member, count, keys):
     """count puts over `keys` keys, by h2load: it is much faster than a Python client."""
-    per_key = -(-count // keys)
-    bodies = []
-    for i in range(keys):
-        message = pb.PutRequest(key=f"bulk/{i:04}".encode(), value=b"v" * 100).SerializeToString()
-        bodies.append(b"\0" + struct.pack(">I", len(message)) + message)
-    procs = []
+    path = os.path.join(member.dir, "bulk")
     done = 0
-    for i, body in enumerate(bodies):
-        path = os.path.join(member.dir, f"body{i}")
-        with open(path, "wb") as f:
-            f.write(body)
-        procs.append(["h2load", "-n", str(per_key), "-c", "4", "-m", "50", "-d", path,
-                      "-H", "content-type: application/grpc", "-H", "te: trailers",
-                      member.client_url + "/etcdserverpb.KV/Put"])
-    for args in procs:
-        out = subprocess.run(args, capture_output=True, text=True, check=False).stdout
+    for i in range(keys):
+        put_body(path, f"bulk/{i:04}".encode(), b"v" * 100)
+        out = h2load(member, path, -(-count // keys)).communicate()[0]
         found = re.search(r"(\d+) succeeded", out)
         done += int(found.group(1)) if found else 0
     return done
