@@ -3,7 +3,7 @@
  * voter. Prints, for puts over distinct keys, puts to one key, gets and ranges, the rate and the
  * CPU time of stored per operation (all its threads, LevelDB's included), and its memory.
  *
- *   bench_stored <empty directory> [operations [value bytes [in flight]]]
+ *   bench_stored <empty directory> [operations [value bytes [in flight [keys]]]]
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -25,7 +25,14 @@
 #include "lib/wire/pb.h"
 #include "stored/stored.h"
 
-enum { MEMBER = 1, CLUSTER = 2, GENERATION = 7, KEY_COUNT = 100000, WINDOW_MAX = 65536 };
+enum {
+    MEMBER = 1,
+    CLUSTER = 2,
+    GENERATION = 7,
+    WINDOW_MAX = 65536,
+    STATUS_ID = 1000000000,
+    VALUES_BYTES = 4 << 20,
+};
 
 static struct loop *loop;
 static struct ipc_link *raftd, *gateway;
@@ -34,7 +41,8 @@ static unsigned int up_count;
 static bool role_acked;
 static pid_t child;
 static size_t value_len = 256;
-static uint8_t *value;
+static uint64_t key_count = 100000;
+static uint8_t *values;               /* random, so that nothing compresses */
 static uint64_t received[WINDOW_MAX]; /* of the answer with this id */
 
 /* ---- the stored side ---- */
@@ -72,6 +80,7 @@ static int run_stored(const char *dir)
     struct loop *l = loop_new();
     struct loop_signal *term;
 
+    stored_tune_malloc();
     log_open("stored", LOG_LEVEL_WARN, LOG_FORMAT_TEXT, "stderr");
     if (stored_open(&s, &(struct stored_args){.loop = l,
                                               .conf = &conf,
@@ -133,6 +142,18 @@ static void raftd_frame(void *user, const struct ipc_frame *f)
         role_acked = true;
 }
 
+static void print_status(struct bytes body)
+{
+    struct proto_store_status m;
+
+    if (proto_store_status_decode(body, &m) != 0)
+        return;
+    printf("    %" PRIu64 " keys, cache %" PRIu64 " kB, index %" PRIu64 " kB, db %" PRIu64
+           " kB, %" PRIu64 " writes of %" PRIu64 " us\n",
+           m.key_count, m.cache_bytes / 1024, m.index_bytes / 1024, m.db_bytes / 1024,
+           m.write_batch_count, m.write_batch_ns_sum / 1000 / MAX(m.write_batch_count, 1U));
+}
+
 static void gateway_frame(void *user, const struct ipc_frame *f)
 {
     struct proto_result m;
@@ -141,6 +162,8 @@ static void gateway_frame(void *user, const struct ipc_frame *f)
         fprintf(stderr, "unexpected answer\n");
         exit(EXIT_FAILURE);
     }
+    if (f->id == STATUS_ID)
+        print_status(m.part);
     received[f->id % WINDOW_MAX] += m.part.len;
     if (received[f->id % WINDOW_MAX] < m.total_bytes)
         return;
@@ -180,7 +203,7 @@ static void send_put(uint64_t key_number, uint64_t id)
     buf_clear(&payload);
     snprintf(key, sizeof(key), "bench/some/longer/prefix/%015" PRIu64, key_number);
     pb_put_bytes(&put, 1, bytes_str(key));
-    pb_put_bytes(&put, 2, bytes_of(value, value_len));
+    pb_put_bytes(&put, 2, bytes_of(values + id * 257 % VALUES_BYTES, value_len));
     proto_payload_encode(&payload, &(struct proto_payload){.kind = PROTO_KIND_PUT,
                                                            .origin_member = MEMBER,
                                                            .origin_generation = GENERATION,
@@ -194,7 +217,7 @@ static void send_put(uint64_t key_number, uint64_t id)
 
 static void send_put_distinct(uint64_t i)
 {
-    send_put(i % KEY_COUNT, i);
+    send_put(i % key_count, i);
 }
 
 static void send_put_same(uint64_t i)
@@ -209,7 +232,7 @@ static void send_get(uint64_t i)
     char key[48];
 
     buf_clear(&range);
-    snprintf(key, sizeof(key), "bench/some/longer/prefix/%015" PRIu64, i * 7919 % KEY_COUNT);
+    snprintf(key, sizeof(key), "bench/some/longer/prefix/%015" PRIu64, i * 7919 % key_count);
     pb_put_bytes(&range, 1, bytes_str(key));
     b = ipc_link_begin(gateway, PROTO_READ, i);
     proto_read_encode(b, &(struct proto_read){.kind = PROTO_READ_RANGE,
@@ -225,14 +248,24 @@ static void send_range(uint64_t i)
     char key[48];
 
     buf_clear(&range);
-    snprintf(key, sizeof(key), "bench/some/longer/prefix/%015" PRIu64,
-             i * 7919 % (KEY_COUNT - 2000));
+    snprintf(key, sizeof(key), "bench/some/longer/prefix/%015" PRIu64, i * 7919 % key_count);
     pb_put_bytes(&range, 1, bytes_str(key));
     pb_put_bytes(&range, 2, BYTES_LIT("c"));
     pb_put_u64(&range, 3, 1000);
     b = ipc_link_begin(gateway, PROTO_READ, i);
     proto_read_encode(b, &(struct proto_read){.kind = PROTO_READ_RANGE, .body = buf_bytes(&range)});
     ipc_link_end(gateway);
+}
+
+static void ask_status(void)
+{
+    struct buf *b = ipc_link_begin(gateway, PROTO_READ, STATUS_ID);
+    uint64_t before = answered_count;
+
+    proto_read_encode(b, &(struct proto_read){.kind = PROTO_READ_STATUS});
+    ipc_link_end(gateway);
+    while (answered_count == before)
+        loop_run_once(loop, 1000);
 }
 
 static double child_cpu(void)
@@ -281,6 +314,7 @@ static void run(const char *name, void (*send_one)(uint64_t), uint64_t count, ui
     printf("%-24s window %4" PRIu64 "  %8.0f/s  %6.2f us CPU each   RSS %lu kB (anon %lu)\n", name,
            window, (double)count / took, (child_cpu() - cpu) / (double)count * 1e6,
            child_kb("VmRSS"), child_kb("RssAnon"));
+    ask_status();
     fflush(stdout);
 }
 
@@ -291,17 +325,19 @@ int main(int argc, char **argv)
     int status;
 
     if (argc < 2) {
-        fprintf(stderr,
-                "usage: bench_stored <empty directory> [operations [value bytes [in flight]]]\n");
+        fprintf(stderr, "usage: bench_stored <empty directory> [operations [value bytes [in flight "
+                        "[keys]]]]\n");
         return 2;
     }
     if (argc > 3)
         value_len = strtoull(argv[3], NULL, 10);
     if (argc > 4)
         in_flight_max = MIN(strtoull(argv[4], NULL, 10), (unsigned long long)WINDOW_MAX);
-    value = xmalloc(value_len + 1);
-    for (size_t i = 0; i < value_len; i++)
-        value[i] = (uint8_t)rand();
+    if (argc > 5)
+        key_count = MAX(strtoull(argv[5], NULL, 10), 1ULL);
+    values = xmalloc(VALUES_BYTES + value_len);
+    for (size_t i = 0; i < VALUES_BYTES + value_len; i++)
+        values[i] = (uint8_t)rand();
     child = fork(); /* before nng starts its threads */
     if (child == 0)
         return run_stored(argv[1]);
@@ -321,8 +357,8 @@ int main(int argc, char **argv)
     run("put, distinct keys", send_put_distinct, count, in_flight_max);
     run("put, one key", send_put_same, count, in_flight_max);
     run("put, one key", send_put_same, count / 10, 1);
-    run("get, 100,000 keys", send_get, count, in_flight_max);
-    run("get, 100,000 keys", send_get, count / 10, 1);
+    run("get", send_get, count, in_flight_max);
+    run("get", send_get, count / 10, 1);
     run("range of 1000", send_range, count / 200, 4);
     kill(child, SIGTERM);
     waitpid(child, &status, 0);

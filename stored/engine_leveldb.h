@@ -30,12 +30,12 @@ struct loop;
 enum {
     ENGINE_WRITE_BUFFER_BYTES = 4 << 20, /* LevelDB keeps two of them; larger is not faster here */
     ENGINE_BLOCK_CACHE_BYTES = 1 << 20,  /* values are cached above */
-    ENGINE_OPEN_FILES_MAX = 64,
-    ENGINE_MERGE_BYTES_MAX = 1 << 20, /* of queued batches into one LevelDB write */
-    ENGINE_GATHER_US = 2000,          /* how long a small batch may wait for company */
+    ENGINE_OPEN_FILES_MAX = 40,          /* tables are mapped: what is open counts as memory */
+    ENGINE_MERGE_BYTES_MAX = 512 << 10,  /* of queued batches into one LevelDB write */
+    ENGINE_GATHER_US = 2000,             /* how long a small batch may wait for company */
     ENGINE_SYNC_BYTES = 64 << 20,
     ENGINE_SYNC_INTERVAL_MS = 10000,
-    ENGINE_QUEUED_BYTES_MAX = 8 << 20, /* above it the caller should stop applying */
+    ENGINE_QUEUED_BYTES_MAX = 4 << 20, /* above it the caller should stop applying */
     ENGINE_LEVEL0_MAX = 7,             /* LevelDB delays writes at 8 and stops them at 12 */
 };
 
