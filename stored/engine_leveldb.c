@@ -353,11 +353,12 @@ static void sync_done(void *arg)
     struct engine_sync *s = arg;
     struct engine_leveldb *e = s->e;
 
+    if (e != NULL)
+        e->sync = NULL;
     if (e == NULL || s->result != 0) { /* closed meanwhile, or failed for good */
         free(s);
         return;
     }
-    e->sync = NULL;
     e->disk_bytes = s->disk_bytes;
     e->used_bytes = s->used_bytes;
     e->memory_bytes = s->memory_bytes;
