@@ -23,7 +23,7 @@
 #include "lib/wire/wire.h"
 #include "raftd/raftd.h"
 
-enum { STALL_MS = 30000 }; /* without a chunk or an acknowledgement: given up */
+enum { STALL_MS = 60000 }; /* without a chunk or an acknowledgement: given up */
 
 /* ---- outgoing ---- */
 
