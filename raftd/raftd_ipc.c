@@ -116,8 +116,6 @@ static void stored_on_up(void *user)
     raftd_peers_sync(r);
     /* a snapshot may have been activated before the link broke */
     raftd_snapshot_activated(r, r->applied_index);
-    if (r->status.sole_voter && raft_get_state(r->raft) == RAFT_FOLLOWER)
-        raft_campaign(r->raft);
     raftd_arm(r);
 }
 

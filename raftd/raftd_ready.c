@@ -152,6 +152,11 @@ void raftd_work(void *user)
         return;
     raftd_reads_flush(r);
     finish_slots(r);
+    if (r->stored_up && raft_get_state(r->raft) == RAFT_FOLLOWER) {
+        raft_get_status(r->raft, &r->status);
+        if (r->status.sole_voter)
+            raft_campaign(r->raft); /* nobody to wait for */
+    }
     while (raft_has_ready(r->raft) && r->slot_count < RAFTD_READIES_MAX) {
         struct raftd_slot *slot = slot_at(r, r->slot_count);
 
