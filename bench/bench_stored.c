@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -339,8 +340,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < VALUES_BYTES + value_len; i++)
         values[i] = (uint8_t)rand();
     child = fork(); /* before nng starts its threads */
-    if (child == 0)
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* the load may be interrupted */
         return run_stored(argv[1]);
+    }
     loop = loop_new();
     raftd = start_link(argv[1], "raftd.stored", true, &raftd_ops);
     gateway = start_link(argv[1], "stored.gw0", false, &gateway_ops);
