@@ -258,6 +258,8 @@ int kv_write_put(struct kv *kv, struct kv_writer *w, const struct kv_put_request
     p = kv_cache_add(&kv->cache, w->main, w->sub, size, kv->sequence);
     kv_record_encode(&record, p);
     batch_record(kv, w, bytes_of(p, size));
+    if (was_live)
+        kv_cache_superseded(&kv->cache, old->mod_revision, old->mod_sub);
     kv_index_put(&kv->index, &(struct kv_put_args){
                                  .key = m->key,
                                  .main = w->main,
@@ -312,6 +314,7 @@ int kv_write_delete(struct kv *kv, struct kv_writer *w, const struct kv_delete_r
         kv_record_encode(&record, buf_reserve(&kv->scratch, kv_record_size(&record)));
         kv->scratch.len = kv_record_size(&record);
         batch_record(kv, w, buf_bytes(&kv->scratch));
+        kv_cache_superseded(&kv->cache, e->mod_revision, e->mod_sub);
         kv_index_delete(&kv->index, e, w->main, w->sub);
         w->sub++;
         deleted++;

@@ -1,6 +1,7 @@
 #include "stored/kv_cache.h"
 
 #include <assert.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,14 +17,17 @@ enum {
 struct kv_cache_item {
     int64_t main;
     uint32_t sub;
-    uint32_t len : 31;
-    uint32_t used : 1; /* asked for since it was put here */
+    uint32_t len : 30;
+    uint32_t used : 1;       /* asked for since it was put here */
+    uint32_t superseded : 1; /* only reads of the past want it */
+    uint32_t at;             /* offset in its segment's data */
     uint8_t data[];
 };
 
 struct kv_cache_segment {
     struct kv_cache_segment *newer;
     size_t size, fill;
+    size_t superseded; /* bytes of such items */
     uint64_t sequence; /* the highest that pins it */
     uint64_t data[];   /* items, each on an 8-byte boundary */
 };
@@ -124,11 +128,14 @@ static struct kv_cache_item *append(struct kv_cache *c, int64_t main, uint32_t s
     item->sub = sub;
     item->len = (uint32_t)len;
     item->used = 0;
+    item->superseded = 0;
+    item->at = (uint32_t)((uint8_t *)item - (uint8_t *)s->data);
     return item;
 }
 
-/* Gives up the oldest segment. At most half of it gets a second chance, so this makes room. */
-static void drop_oldest(struct kv_cache *c)
+/* Gives up the oldest segment. What `keep_all` (then everything not superseded) or use since then
+ * saves moves to the newest; at most half of a segment is saved, so this makes room. */
+static void drop_oldest(struct kv_cache *c, bool keep_all)
 {
     struct kv_cache_segment *s = c->oldest;
     size_t saved = 0;
@@ -141,7 +148,7 @@ static void drop_oldest(struct kv_cache *c)
         at += need;
         if (c->slots[i] != item) /* a newer copy took its place */
             continue;
-        if (item->used && saved + need <= s->fill / 2) {
+        if ((item->used || keep_all) && !item->superseded && saved + need <= s->fill / 2) {
             struct kv_cache_item *copy = append(c, item->main, item->sub, item->len, 0);
 
             memcpy(copy->data, item->data, item->len);
@@ -155,11 +162,21 @@ static void drop_oldest(struct kv_cache *c)
     free(s);
 }
 
+/* Mostly superseded: its memory holds little that a read of the present could want. */
+static bool is_stale(const struct kv_cache_segment *s)
+{
+    return s->superseded >= s->fill / 4 * 3;
+}
+
 static void fit_budget(struct kv_cache *c)
 {
-    while (c->bytes > c->budget_bytes && c->oldest != c->newest &&
-           c->oldest->sequence <= c->written)
-        drop_oldest(c);
+    while (c->oldest != c->newest && c->oldest->sequence <= c->written) {
+        bool over = c->bytes > c->budget_bytes;
+
+        if (!over && !is_stale(c->oldest))
+            return;
+        drop_oldest(c, !over);
+    }
 }
 
 uint8_t *kv_cache_add(struct kv_cache *c, int64_t main, uint32_t sub, size_t len,
@@ -190,6 +207,20 @@ bool kv_cache_get(struct kv_cache *c, int64_t main, uint32_t sub, struct bytes *
     item->used = 1;
     *ret = bytes_of(item->data, item->len);
     return true;
+}
+
+void kv_cache_superseded(struct kv_cache *c, int64_t main, uint32_t sub)
+{
+    struct kv_cache_item *item = c->slots[find_slot(c, main, sub)];
+    struct kv_cache_segment *s;
+
+    if (item == NULL || item->superseded)
+        return;
+    s = (struct kv_cache_segment *)((uint8_t *)item - item->at -
+                                    offsetof(struct kv_cache_segment, data));
+    item->superseded = 1;
+    s->superseded += item_bytes(item->len);
+    assert(s->superseded <= s->fill);
 }
 
 void kv_cache_written(struct kv_cache *c, uint64_t sequence)

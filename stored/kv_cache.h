@@ -4,6 +4,9 @@
  * for since it was written moves to the front instead (second chance). One allocation per segment,
  * no fragmentation, and the order of age is the order of writing.
  *
+ * A segment of which three quarters are superseded (their keys have newer versions) is given up
+ * before the budget asks for it: a few hot keys take little memory, however often they change.
+ *
  * A segment with a record that the engine has not written yet is never given up: until then this
  * is the only copy. Rejected: a list of single allocations (malloc and 40 bytes per value).
  */
@@ -38,5 +41,7 @@ uint8_t *kv_cache_add(struct kv_cache *c, int64_t main, uint32_t sub, size_t len
 /* Borrowed until the next kv_cache_add or kv_cache_written. False: not here. */
 bool kv_cache_get(struct kv_cache *c, int64_t main, uint32_t sub, struct bytes *ret);
 void kv_cache_written(struct kv_cache *c, uint64_t sequence);
+/* A newer version of its key took its place: a segment that is mostly such records goes early. */
+void kv_cache_superseded(struct kv_cache *c, int64_t main, uint32_t sub);
 
 #endif
