@@ -83,7 +83,7 @@ uint64_t kv_tables_generation(const struct kv *kv);
 struct kv_answer {
     const struct kv_header *header;
     struct buf *message; /* the response is appended, only when the outcome is OUT_OK */
-    /* COMPACT with physical: the caller holds the answer back until kv_compact_pending() is
+    /* COMPACT with physical: the caller holds the answer back until kv_compact_unfinished() is
      * false or this revision is reached by kv_compact_finished_revision(); else 0 */
     int64_t wait_compact_revision;
 };
@@ -142,6 +142,8 @@ void kv_hash_free(struct kv_hash *hash);
  * the background. kv_compact_pending: there is something to do now. One step looks at about
  * max_keys keys; call it outside of a turn. It resumes after a restart by itself. */
 bool kv_compact_pending(const struct kv *kv);
+/* There is something to do, now or when what is applied has become durable. */
+bool kv_compact_unfinished(const struct kv *kv);
 int kv_compact_step(struct kv *kv, size_t max_keys);
 /* Everything below this revision is physically gone (deletes handed to the engine). */
 int64_t kv_compact_finished_revision(const struct kv *kv);

@@ -5,7 +5,7 @@
  *     IDLE -> WALK -> (SWEEP, once after a restart) -> WAIT_DURABLE -> IDLE, marker "mcompacted"
  *              ^-------- a further compaction does not wait -----'
  *
- * It goes no further than the oldest pin. The marker is written only when the deletes are durable,
+ * It goes no further than the oldest pin, and begins when the state it compacts is durable. The marker is written only when the deletes are durable,
  * so after any crash either the marker says done and it is done, or it is done again.
  */
 #include "stored/kv_internal.h"
@@ -38,6 +38,9 @@ void kv_compact_wake(struct kv *kv)
         return;
     c->phase = KV_COMPACT_WALK;
     c->target = limit;
+    /* A crash of the host may lose the batches that made a version obsolete and yet keep the later
+     * one that deletes it: then the state that is left would miss it. */
+    c->wait_index = kv->applied_index + (kv->in_turn ? 1 : 0);
     buf_clear(&c->cursor);
 }
 
@@ -51,10 +54,16 @@ bool kv_compact_pending(const struct kv *kv)
     case KV_COMPACT_WAIT_DURABLE:
         return kv->durable_sequence >= c->last_sequence;
     case KV_COMPACT_WALK:
+        return kv->durable_index >= c->wait_index;
     case KV_COMPACT_SWEEP:
         break;
     }
     return true;
+}
+
+bool kv_compact_unfinished(const struct kv *kv)
+{
+    return kv->compact.phase == KV_COMPACT_WALK || kv->compact.phase == KV_COMPACT_SWEEP;
 }
 
 /* Physically gone here means: the deletes were handed over. */

@@ -47,6 +47,7 @@ enum kv_compact_phase {
 struct kv_compact {
     enum kv_compact_phase phase;
     int64_t target;
+    uint64_t wait_index; /* WALK: deletes nothing before this is durable */
     int64_t removed; /* the deletes up to here were handed over */
     int64_t done;    /* and were durable when the marker was written */
     bool needs_sweep;

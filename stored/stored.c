@@ -97,7 +97,7 @@ static void on_durable(void *user, uint64_t sequence)
 
     kv_on_durable(s->kv, sequence);
     stored_apply_report(s);
-    loop_hook_arm(s->work_hook); /* a checkpoint may wait for it */
+    loop_hook_arm(s->work_hook); /* a checkpoint or a compaction may wait for it */
 }
 
 static void on_engine_fatal(void *user, const char *text)
@@ -182,6 +182,8 @@ static void on_work(void *user)
     stored_snapshot_work(s);
     if (s->kv != NULL)
         stored_checkpoint_work(s);
+    if (s->kv != NULL)
+        stored_compact_kick(s);
 }
 
 void stored_check_ready(struct stored *s)

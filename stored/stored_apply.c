@@ -83,7 +83,7 @@ void stored_apply_release_held(struct stored *s)
         struct stored_held *held = LIST_ENTRY(it, struct stored_held, node);
         struct stored_gateway *gw;
 
-        if (held->revision > finished && kv_compact_pending(s->kv))
+        if (held->revision > finished && kv_compact_unfinished(s->kv))
             continue;
         gw = find_gateway(s, held->gateway_generation);
         if (gw != NULL)

@@ -49,6 +49,8 @@ void stored_compact_kick(struct stored *s)
         loop_timer_start(s->compact_timer, sleep_ms(s), 0);
     else if (!kv_compact_pending(s->kv))
         stored_apply_release_held(s);
+    if (kv_compact_unfinished(s->kv) && !kv_compact_pending(s->kv))
+        engine_leveldb_sync(s->engine); /* it waits for what is applied to be durable */
 }
 
 int stored_compact_init(struct stored *s)

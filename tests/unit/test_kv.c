@@ -647,3 +647,24 @@ Test(kv, cold_values_and_slices)
     kv_range_free(range);
     cr_expect(bytes_eq(buf_bytes(&whole), buf_bytes(&h.answer)));
 }
+
+/* After a crash of the host the batch that deletes a version may be there, and the one that made it
+ * obsolete not: so nothing is deleted before what is applied is durable. */
+Test(kv, compaction_waits_until_its_state_is_durable)
+{
+    harness_fini(&h);
+    harness_init(&h, true);
+    cr_assert_eq(harness_put(&h, "k", "old"), OUT_OK);
+    kv_on_written(h.kv, engine_mem_write(h.engine, SIZE_MAX));
+    kv_on_durable(h.kv, engine_mem_sync(h.engine));
+    cr_assert_eq(harness_put(&h, "k", "new"), OUT_OK);
+    cr_assert_eq(harness_compact(&h, 3), OUT_OK);
+    kv_on_written(h.kv, engine_mem_write(h.engine, SIZE_MAX));
+    cr_assert(kv_compact_unfinished(h.kv));
+    cr_assert_not(kv_compact_pending(h.kv));
+    kv_on_durable(h.kv, engine_mem_sync(h.engine));
+    cr_assert(kv_compact_pending(h.kv));
+    harness_finish_compaction(&h);
+    cr_assert_not(kv_compact_unfinished(h.kv));
+    EXPECT_RANGE("k=new@2/3#2 1", .key = KEY("k"));
+}

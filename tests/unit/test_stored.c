@@ -1090,7 +1090,7 @@ Test(stored, a_physical_compaction_is_answered_when_it_is_done)
     apply_all(&one);
     cr_assert_null(answer_of(&one, id));
     expect_outcome(&one, id, OUT_OK);
-    cr_assert(!kv_compact_pending(one.s.kv));
+    cr_assert(!kv_compact_unfinished(one.s.kv));
     expect_outcome(&one, compact(&one, 400, false), OUT_COMPACTED);
     expect_outcome(&one, compact(&one, 4000, true), OUT_FUTURE_REVISION);
 }
@@ -1141,7 +1141,7 @@ static void fill_one(void)
     put_many(&one, 1500, 1000);
     put_many(&one, 500, 10);
     expect_outcome(&one, compact(&one, 100, false), OUT_OK);
-    until(!kv_compact_pending(one.s.kv));
+    until(!kv_compact_unfinished(one.s.kv));
     apply_all(&one);
 }
 
