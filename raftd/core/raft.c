@@ -188,6 +188,8 @@ struct raft_msg *raft_send_now(struct raft *r, enum raft_msg_type type, raft_id 
 
 struct raft_msg *raft_send_after(struct raft *r, enum raft_msg_type type, raft_id to)
 {
+    if (SIM_BUG(ACK_BEFORE_SYNC))
+        return raft_send_now(r, type, to);
     return msg_begin(r, &VEC_PUSH(r->after, r->after_count, r->after_cap), type, to);
 }
 

@@ -141,7 +141,8 @@ static uint64_t match_of(const struct progress *p)
  * too (Raft thesis 3.6.2, figure 3.7). */
 bool raft_maybe_commit(struct raft *r)
 {
-    raft_index index = raft_quorum_value(r, r->log.stored, match_of);
+    raft_index own = SIM_BUG(ACK_BEFORE_SYNC) ? r->log.taken : r->log.stored;
+    raft_index index = raft_quorum_value(r, own, match_of);
     raft_term term = 0;
 
     assert(r->state == RAFT_LEADER);

@@ -1,0 +1,138 @@
+#include "tests/sim/sim.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include "lib/proto/outcome.h"
+#include "lib/util/xmalloc.h"
+
+void model_init(struct model *m)
+{
+    *m = (struct model){.revision = 1, .compact_revision = -1};
+}
+
+void model_fini(struct model *m)
+{
+    for (int i = 0; i < SIM_KEYS; i++)
+        free(m->keys[i].versions);
+}
+
+static void add_version(struct model_key *k, struct kv_view view)
+{
+    if (k->count == k->cap) {
+        k->cap = k->cap * 2 + 16;
+        k->versions = xreallocarray(k->versions, k->cap, sizeof(*k->versions));
+    }
+    k->versions[k->count++].view = view;
+}
+
+struct kv_view model_get(const struct model *m, uint32_t key, int64_t revision)
+{
+    const struct model_key *k = &m->keys[key];
+
+    for (size_t i = k->count; i > 0; i--)
+        if (k->versions[i - 1].view.mod_revision <= revision) {
+            if (!k->versions[i - 1].view.found)
+                break;
+            return k->versions[i - 1].view;
+        }
+    return (struct kv_view){.found = false};
+}
+
+static void put(struct model *m, const struct sim_op *op)
+{
+    struct kv_view v = model_get(m, op->key, m->revision);
+
+    m->revision++;
+    add_version(&m->keys[op->key],
+                (struct kv_view){.found = true,
+                                 .value = op->id,
+                                 .create_revision = v.found ? v.create_revision : m->revision,
+                                 .mod_revision = m->revision,
+                                 .version = v.version + 1});
+}
+
+static int64_t delete_keys(struct model *m, uint32_t from, uint32_t to)
+{
+    int64_t deleted = 0;
+
+    for (uint32_t k = from; k < to; k++)
+        deleted += model_get(m, k, m->revision).found;
+    if (deleted == 0)
+        return 0;
+    for (uint32_t k = from; k < to; k++)
+        if (model_get(m, k, m->revision).found)
+            add_version(&m->keys[k], (struct kv_view){.mod_revision = m->revision + 1});
+    m->revision++;
+    return deleted;
+}
+
+int model_conf(struct model *m, enum proto_conf_op op, raft_id id)
+{
+    struct raft_conf_change change = {.op = RAFT_CONF_NONE, .id = id};
+    int out;
+
+    switch (op) {
+    case PROTO_CONF_ADD_VOTER:
+        change.op = RAFT_CONF_ADD_VOTER;
+        break;
+    case PROTO_CONF_ADD_LEARNER:
+        change.op = RAFT_CONF_ADD_LEARNER;
+        break;
+    case PROTO_CONF_PROMOTE:
+        change.op = RAFT_CONF_PROMOTE;
+        break;
+    case PROTO_CONF_REMOVE:
+        change.op = RAFT_CONF_REMOVE;
+        break;
+    case PROTO_CONF_UPDATE:
+        break;
+    }
+    if (m->removed[id])
+        return change.op == RAFT_CONF_ADD_VOTER || change.op == RAFT_CONF_ADD_LEARNER
+                   ? OUT_MEMBER_EXIST
+                   : OUT_MEMBER_NOT_FOUND;
+    out = raft_conf_apply(&m->conf, &change);
+    if (out == 0 && op == PROTO_CONF_REMOVE)
+        m->removed[id] = true;
+    return out;
+}
+
+void model_apply(struct model *m, const struct sim_op *op, struct op_result *ret)
+{
+    struct kv_view v;
+
+    *ret = (struct op_result){.outcome = OUT_OK};
+    switch (op->kind) {
+    case OP_PUT:
+        put(m, op);
+        break;
+    case OP_TXN:
+        v = model_get(m, op->key, m->revision);
+        ret->succeeded = (v.found ? v.mod_revision : 0) == op->expect_mod;
+        if (ret->succeeded)
+            put(m, op);
+        else
+            ret->view = v;
+        break;
+    case OP_DELETE:
+        ret->deleted = delete_keys(m, op->key, op->key + 1);
+        break;
+    case OP_DELETE_ALL:
+        ret->deleted = delete_keys(m, 0, SIM_KEYS);
+        break;
+    case OP_COMPACT:
+        if (op->compact_revision <= m->compact_revision)
+            ret->outcome = OUT_COMPACTED;
+        else if (op->compact_revision > m->revision)
+            ret->outcome = OUT_FUTURE_REVISION;
+        else
+            m->compact_revision = op->compact_revision;
+        break;
+    case OP_CONF:
+        ret->outcome = model_conf(m, op->conf_op, op->conf_member);
+        break;
+    case OP_GET:
+        break;
+    }
+    ret->revision = m->revision;
+}
