@@ -230,6 +230,7 @@ void raftd_send_raft_msg(struct raftd *r, const struct raft_msg *m);
 void raftd_work(void *user);
 void raftd_arm(struct raftd *r);
 void raftd_on_wal_done(void *user, uint64_t sequence);
+bool raftd_write_waits(struct raftd *r); /* some ready was not handed to the log's thread yet */
 /* stored has activated the snapshot of the first unsubmitted slot (or none is awaited). */
 void raftd_snapshot_activated(struct raftd *r, uint64_t index);
 extern const struct raft_storage raftd_storage_ops; /* user is set by the caller */

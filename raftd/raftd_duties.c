@@ -89,8 +89,10 @@ void raftd_compact(struct raftd *r)
     struct wal_snapshot marker = {.index = index};
     struct wal_batch batch = {.snapshot = &marker};
 
-    /* The marker's configuration is today's, so no change may lie behind its index. */
-    if (index < r->marker_index + every || r->members_index > index || r->slot_count != 0 ||
+    /* The marker's configuration is today's, so no change may lie behind its index. Writes under
+     * way do not matter, there nearly always are some; a ready that still waits for its snapshot
+     * does, because the marker must not overtake it. */
+    if (index < r->marker_index + every || r->members_index > index || raftd_write_waits(r) ||
         wal_entry_term(r->wal, index, &marker.term) != 0)
         return;
     raftd_members_encode(&r->members, &conf);

@@ -90,6 +90,12 @@ static void submit_slots(struct raftd *r)
     }
 }
 
+/* They are handed over in order, so the newest one tells. */
+bool raftd_write_waits(struct raftd *r)
+{
+    return r->slot_count != 0 && !slot_at(r, r->slot_count - 1)->submitted;
+}
+
 void raftd_snapshot_activated(struct raftd *r, uint64_t index)
 {
     assert(r->applied_index >= index);

@@ -1,6 +1,7 @@
 /* raftd processes as a member sees them: through its links. Nothing acknowledged is lost, nothing
  * is executed twice or in another order, whatever is killed. */
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -240,6 +241,44 @@ Test(raftd, snapshot)
     put_many(behind, 100);
     WAIT(c, cluster_converged(c));
     cr_expect_eq(behind->snapshots_activated, 1);
+    cluster_free(c);
+}
+
+static uint64_t newest_marker(const struct node *n)
+{
+    CLEANUP(freep) char *path = xasprintf("%s/data/member/snap", n->dir);
+    DIR *dir = opendir(path);
+    const struct dirent *entry;
+    unsigned long term, index, newest = 0;
+
+    cr_assert_not_null(dir, "%s", path);
+    while ((entry = readdir(dir)) != NULL)
+        if (sscanf(entry->d_name, "%16lx-%16lx.snap", &term, &index) == 2)
+            newest = MAX(newest, index);
+    closedir(dir);
+    return newest;
+}
+
+/* The log is shortened while writes are always under way: nobody has to pause for it. */
+Test(raftd, log_trimmed_under_load)
+{
+    struct cluster *c = cluster_new(1, "snapshot-count=100\nsnapshot-catchup-entries=100\n");
+    struct node *n = &c->nodes[0];
+    uint64_t settled = 1, seen = 0;
+    int markers = 0;
+
+    start_all(c);
+    while (markers < 5) {
+        uint64_t marker = newest_marker(n);
+
+        markers += marker != seen;
+        seen = marker;
+        for (int i = 0; i < 100; i++) {
+            node_propose(n, PROTO_KIND_PUT, BYTES_LIT("some value that is put"));
+            WAIT(c, c->last_request - settled < 600 || (request_settled(c, settled) && settled++));
+        }
+        cr_assert_lt(c->last_request, (uint64_t)REQUESTS_MAX - 1000, "only %d markers", markers);
+    }
     cluster_free(c);
 }
 
