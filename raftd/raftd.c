@@ -237,6 +237,21 @@ static int read_tail(struct raftd *r, uint64_t from, struct raft_entry ***ret, s
     return e;
 }
 
+/* What of the log stored's word makes executed. Where the log has another entry than the one that
+ * was executed, stored took a snapshot over from the leader, and the log's marker did not follow:
+ * then nothing behind the commit index counts (raft_jump replaces it, raftd_apply.c). */
+static uint64_t executed_here(const struct raftd *r, const struct wal_info *info)
+{
+    uint64_t index = r->hello.applied_index, commit = info->hard_state.commit, term;
+
+    if (index > info->last_index)
+        return commit;
+    if (index > commit && wal_entry_term(r->wal, index, &term) == 0 &&
+        term != r->hello.applied_term)
+        return commit;
+    return index;
+}
+
 static int restore_core(struct raftd *r)
 {
     const struct wal_info *info = wal_info(r->wal);
@@ -244,7 +259,7 @@ static int restore_core(struct raftd *r)
         .hard_state = {.term = info->hard_state.term,
                        .vote = info->hard_state.vote,
                        .commit = info->hard_state.commit},
-        .applied_index = MIN(r->hello.applied_index, info->last_index),
+        .applied_index = executed_here(r, info),
         .first_index = info->first_index,
         .last_index = info->last_index,
     };

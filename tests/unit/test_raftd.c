@@ -307,6 +307,62 @@ Test(raftd, killed_while_activating)
     cluster_free(c);
 }
 
+/* The same with a log that is longer than the snapshot reaches: what a former leader could not
+ * commit must not pass for what was executed. */
+Test(raftd, killed_while_activating_over_another_tail)
+{
+    struct cluster *c = cluster_new(3, NULL);
+    struct node *behind, *trims, *keeps;
+    uint64_t until;
+
+    start_all(c);
+    put_many(&c->nodes[0], 100);
+    WAIT(c, cluster_converged(c));
+    behind = cluster_leader(c);
+    trims = &c->nodes[(behind->i + 1) % 3];
+    keeps = &c->nodes[(behind->i + 2) % 3];
+    node_kill(trims, SIGKILL);
+    node_kill(keeps, SIGKILL);
+    for (int i = 0; i < 3000; i++)
+        node_propose(behind, PROTO_KIND_PUT, BYTES_LIT("an entry nobody else has"));
+    until = loop_clock_ns() + 150000000;
+    WAIT(c, loop_clock_ns() >= until);
+    node_kill(behind, SIGKILL);
+    WAIT(c, !behind->stored_up);
+
+    /* the leader has to send its state, while the other one could send entries */
+    strcpy(trims->extra_conf, "snapshot-count=50\nsnapshot-catchup-entries=50\n");
+    node_start(trims);
+    node_start(keeps);
+    WAIT(c, (cluster_leader(c) == trims || cluster_leader(c) == keeps) && trims->gateway_up);
+    while (cluster_leader(c) != trims) {
+        node_kill(keeps, SIGKILL);
+        WAIT(c, !keeps->stored_up);
+        until = loop_clock_ns() + 300000000;
+        WAIT(c, loop_clock_ns() >= until);
+        node_start(keeps);
+        WAIT(c, cluster_leader(c) == trims || cluster_leader(c) == keeps);
+    }
+    put_many(trims, 1000);
+    while (newest_marker(trims) <= 1000)
+        put_many(trims, 10);
+    WAIT(c, cluster_converged(c));
+    behind->break_at_activate = true;
+    node_start(behind);
+    WAIT(c, behind->snapshots_activated == 1);
+    node_kill(behind, SIGKILL);
+    node_kill(trims, SIGKILL);
+    WAIT(c, !behind->stored_up && !trims->stored_up);
+
+    behind->break_at_activate = false;
+    node_start(behind);
+    WAIT(c, behind->stored_up && behind->gateway_up && keeps->gateway_up);
+    WAIT(c, cluster_leader(c) == keeps || cluster_leader(c) == behind);
+    put_many(keeps, 10);
+    WAIT(c, behind->state.applied == keeps->state.applied);
+    cluster_free(c);
+}
+
 static int try_conf_change(struct node *n, enum proto_conf_op op, uint64_t id, const char *url)
 {
     CLEANUP(buf_fini) struct buf b = BUF_INIT;
