@@ -25,6 +25,9 @@ enum {
     REQUEST_TIMEOUT_BASE_MS = 5000,    /* etcd: 5 s + 2 x election timeout */
     ELECTION_TIMEOUT_MS_DEFAULT = 1000, /* until raftd has told */
     ACK_STEP_BYTES = PROTO_RESULT_WINDOW_BYTES / 4,
+    /* An answer that has begun has no time limit but the client's. One that nobody takes holds a
+     * window here and old revisions in stored: this long between two parts. */
+    ANSWER_STALL_MS = 300000,
 };
 
 struct backend {
@@ -127,7 +130,16 @@ static uint64_t request_timeout_ns(const struct backend *b)
     uint64_t election_ms = b->status.election_timeout_ms != 0 ? b->status.election_timeout_ms
                                                               : ELECTION_TIMEOUT_MS_DEFAULT;
 
+    if (b->args.request_timeout_ms != 0)
+        return b->args.request_timeout_ms * 1000000;
     return (REQUEST_TIMEOUT_BASE_MS + 2 * election_ms) * 1000000;
+}
+
+static void expires_in(struct backend *b, struct backend_call *call, uint64_t ns)
+{
+    call->expires_ns = loop_now_ns(b->args.loop) + ns;
+    if (call->deadline_ns != 0 && call->deadline_ns < call->expires_ns)
+        call->expires_ns = call->deadline_ns;
 }
 
 static void begin(struct backend *b, struct backend_call *call, enum backend_call_type type,
@@ -145,9 +157,7 @@ static void begin(struct backend *b, struct backend_call *call, enum backend_cal
         call->done(call, OUT_TOO_MANY_REQUESTS, BYTES_EMPTY, 0);
         return;
     }
-    call->expires_ns = loop_now_ns(b->args.loop) + request_timeout_ns(b);
-    if (call->deadline_ns != 0 && call->deadline_ns < call->expires_ns)
-        call->expires_ns = call->deadline_ns;
+    expires_in(b, call, request_timeout_ns(b));
     b->inflight_bytes += call->body.len;
     hmap_put(&b->calls_by_id, call->id, call);
     list_push_back(&b->calls, &call->node);
@@ -247,6 +257,8 @@ static void on_result(struct backend *b, const struct ipc_frame *frame)
     over = call->received_bytes == result.total_bytes;
     if (over)
         forget(b, call);
+    else
+        expires_in(b, call, (uint64_t)ANSWER_STALL_MS * 1000000);
     call->done(call, OUT_OK, result.part, result.total_bytes);
 }
 

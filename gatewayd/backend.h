@@ -58,6 +58,7 @@ struct backend_args {
     const char *run_dir;
     uint32_t gateway_index;
     uint64_t generation;
+    uint64_t request_timeout_ms; /* until an answer begins; 0: etcd's, by raftd's election timeout */
     size_t inflight_bytes_max; /* bodies under way; beyond it OUT_TOO_MANY_REQUESTS */
     void (*on_change)(void *user); /* links or raft status changed; may be NULL */
     void *user;

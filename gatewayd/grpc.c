@@ -228,6 +228,13 @@ static void relay_part(struct grpc_call *call, struct bytes part, uint64_t total
     http_respond_end(call->req, &trailer_ok, 1);
 }
 
+/* More parts may be on their way: they must find no call. */
+static void relay_refuse(struct grpc_call *call)
+{
+    backend_cancel(call->gw->backend, &call->backend);
+    grpc_fail(call, GRPC_RESOURCE_EXHAUSTED, "grpc: trying to send message larger than max");
+}
+
 static void relay_done(struct backend_call *backend, int outcome, struct bytes part,
                        uint64_t total_bytes)
 {
@@ -238,7 +245,7 @@ static void relay_done(struct backend_call *backend, int outcome, struct bytes p
     else if (!call->streaming && part.len == total_bytes)
         grpc_reply(call, part);
     else if (total_bytes > UINT32_MAX)
-        grpc_fail(call, GRPC_RESOURCE_EXHAUSTED, "grpc: trying to send message larger than max");
+        relay_refuse(call);
     else
         relay_part(call, part, total_bytes);
 }
