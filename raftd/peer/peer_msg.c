@@ -240,3 +240,18 @@ int peer_hash_decode(struct bytes body, struct peer_hash *ret)
     ret->chain_hash = wire_get_u64(&r);
     return wire_reader_done(&r);
 }
+
+char *peer_nng_url(const char *url)
+{
+    static const char tcp[] = "http://", local[] = "localhost:", ipc[] = "unix://";
+    const char *address;
+
+    if (strncmp(url, ipc, strlen(ipc)) == 0)
+        return xasprintf("ipc://%s", url + strlen(ipc));
+    if (strncmp(url, tcp, strlen(tcp)) != 0)
+        return NULL;
+    address = url + strlen(tcp);
+    if (strncmp(address, local, strlen(local)) == 0)
+        return xasprintf("tcp://127.0.0.1:%s", address + strlen(local));
+    return xasprintf("tcp://%s", address);
+}

@@ -104,4 +104,8 @@ struct peer_hash {
 void peer_hash_encode(struct buf *b, const struct peer_hash *m);
 int peer_hash_decode(struct bytes body, struct peer_hash *ret);
 
+/* A peer URL in nng's words; localhost becomes 127.0.0.1, so that no resolver is needed for it.
+ * NULL: a scheme that members do not speak. free() */
+char *peer_nng_url(const char *url);
+
 #endif

@@ -120,16 +120,6 @@ static int nng_errno(int rv)
     }
 }
 
-/* etcd's URL -> nng's. NULL: a scheme that this build does not speak between members. */
-static char *nng_url_of(const char *text)
-{
-    if (strncmp(text, "http://", 7) == 0)
-        return xasprintf("tcp://%s", text + 7);
-    if (strncmp(text, "unix://", 7) == 0)
-        return xasprintf("ipc://%s", text + 7);
-    return NULL;
-}
-
 #define GROW(array, count, cap)                                                                    \
     do {                                                                                           \
         if ((count) == (cap)) {                                                                    \
@@ -219,7 +209,7 @@ static struct lane *find_lane(const struct peers *p, uint64_t lane_id, struct pe
 
 static int lane_dial(struct lane *lane, const char *text)
 {
-    CLEANUP(freep) char *url = nng_url_of(text);
+    CLEANUP(freep) char *url = peer_nng_url(text);
     int rv;
 
     if (url == NULL)
@@ -643,7 +633,7 @@ static int listen_all(struct peers *p, const struct url_list *urls, char **ret_e
         return nng_errno(rv);
     }
     for (size_t i = 0; i < urls->count; i++) {
-        CLEANUP(freep) char *url = nng_url_of(urls->items[i]);
+        CLEANUP(freep) char *url = peer_nng_url(urls->items[i]);
 
         if (url == NULL) {
             *ret_error = xasprintf("cannot listen on %s: scheme not supported for peers",

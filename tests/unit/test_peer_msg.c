@@ -1,8 +1,10 @@
 /* Messages between members survive encode and decode; nothing cut, stretched or absurd decodes. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "lib/util/macros.h"
 #include "raftd/peer/peer_msg.h"
 
 static const struct peer_header header = {.cluster_id = 1, .from = 2, .to = 3, .generation = 4};
@@ -161,7 +163,7 @@ Test(peer_msg, absurd_raft)
     };
     struct raft_msg m;
 
-    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         struct buf b = BUF_INIT;
 
         encode_append(&b, 2);
@@ -169,5 +171,33 @@ Test(peer_msg, absurd_raft)
         cr_expect_eq(peer_raft_msg_decode(buf_bytes(&b), &header, &m), -EBADMSG, "%s",
                      rows[i].what);
         buf_fini(&b);
+    }
+}
+
+Test(peer_msg, nng_url)
+{
+    static const struct {
+        const char *url, *nng;
+    } rows[] = {
+        {"http://10.0.0.1:2380", "tcp://10.0.0.1:2380"},
+        {"http://[::1]:2380", "tcp://[::1]:2380"},
+        {"http://db1.example.org:2380", "tcp://db1.example.org:2380"},
+        {"http://localhost:2380", "tcp://127.0.0.1:2380"}, /* a machine may lack /etc/hosts */
+        {"http://localhost.example.org:2380", "tcp://localhost.example.org:2380"},
+        {"unix:///run/peer", "ipc:///run/peer"},
+        {"unix://localhost:2380", "ipc://localhost:2380"},
+        {"https://10.0.0.1:2380", NULL},
+        {"unixs://peer", NULL},
+        {"http:/", NULL},
+        {"", NULL},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char *nng = peer_nng_url(rows[i].url);
+
+        cr_expect((nng == NULL) == (rows[i].nng == NULL), "%s", rows[i].url);
+        if (nng != NULL && rows[i].nng != NULL)
+            cr_expect_str_eq(nng, rows[i].nng);
+        free(nng);
     }
 }
