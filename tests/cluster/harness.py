@@ -11,6 +11,7 @@ Waiting is always for something that can be seen, with a deadline; see until().
 """
 
 import ctypes
+import http.client
 import os
 import random
 import shutil
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 
 import grpc
 from etcd3.etcdrpc import rpc_pb2 as pb
@@ -304,6 +306,26 @@ class Member:
             threading.Event().wait(0.02)
         raise Failure(f"{self.name}: processes survive SIGKILL: {self.processes()}")
 
+    def examine(self):
+        """What its processes are doing, into files beside the log: a test has failed."""
+        for st in self.processes():
+            with open(os.path.join(self.dir, f"{st['name']}.{st['pid']}"), "w",
+                      encoding="utf-8") as f:
+                print(st, file=f, flush=True)
+                if shutil.which("gdb") and st["state"] != "T":
+                    try:
+                        subprocess.run(["gdb", "-p", str(st["pid"]), "-batch", "-nx", "-ex",
+                                        "thread apply all bt"], stdout=f, stderr=f,
+                                       stdin=subprocess.DEVNULL, timeout=30, check=False)
+                    except subprocess.TimeoutExpired:
+                        print("gdb did not end", file=f)
+        try:
+            text = urllib.request.urlopen(self.client_url + "/metrics", timeout=3).read()
+            with open(os.path.join(self.dir, "metrics"), "wb") as f:
+                f.write(text)
+        except (OSError, http.client.HTTPException) as e:
+            print(f"{self.name}: no metrics: {e}")
+
     # -- what it says --
 
     def client(self):
@@ -359,6 +381,9 @@ class Cluster:
 
     def __exit__(self, kind, value, trace):
         try:
+            if kind is not None:
+                for m in self.members:
+                    m.examine()
             for m in self.members:
                 m.destroy()
         finally:
