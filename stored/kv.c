@@ -88,6 +88,7 @@ void kv_free(struct kv *kv)
     buf_fini(&kv->scratch);
     buf_fini(&kv->scratch2);
     arena_fini(&kv->arena);
+    free(kv->compact.deletions);
     free(kv->handed);
     free(kv);
 }

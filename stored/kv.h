@@ -44,7 +44,7 @@ struct kv_header {
 /* ---- opening ---- */
 
 struct kv_args {
-    struct kv_engine *engine; /* borrowed; outlives the kv */
+    struct kv_engine *engine; /* borrowed; outlives the kv; what it holds now is durable */
     uint64_t cache_bytes;     /* of values; 0: 32 MiB. What is not yet written is kept above it */
     struct bytes checkpoint;  /* content of a checkpoint file, or empty; needed during kv_open only */
 };
@@ -158,8 +158,9 @@ struct kv_checkpoint *kv_checkpoint_new(struct kv *kv);
 uint64_t kv_checkpoint_index(const struct kv_checkpoint *c);
 int kv_checkpoint_step(struct kv_checkpoint *c, size_t max_bytes, struct buf *out); /* 1, 0, <0 */
 void kv_checkpoint_free(struct kv_checkpoint *c);
-/* Removes batch records below index (of the checkpoint in place), about max_records per call,
- * outside of a turn. 1: more to do. */
+/* Tells that the checkpoint of this index is in place, and removes batch records below it, about
+ * max_records per call, outside of a turn. 1: more to do. Compaction counts on it: records of
+ * deletions go only when a checkpoint that is in place knows of them. */
 int kv_trim_batches(struct kv *kv, uint64_t index, size_t max_records);
 
 /* ---- the whole state as a stream, for a follower that fell behind ---- */

@@ -61,6 +61,8 @@ struct kv_checkpoint *kv_checkpoint_new(struct kv *kv)
     c->kv = kv;
     c->index = kv->applied_index;
     c->pin.revision = kv->revision;
+    kv->checkpoint_index = c->index;
+    kv->checkpoint_revision = kv->revision;
     list_push_back(&kv->pins, &c->pin.node);
 
     wire_put_u8(&c->head, BLOCK_HEAD);
@@ -266,14 +268,14 @@ static bool get_key(struct wire_reader *r, struct buf *key)
 }
 
 /* The cells are of this machine's making and CRC-checked; this keeps a bug from being followed. */
-static bool cells_are_sane(const struct kv_cell *cells, uint64_t count, int64_t newest)
+static bool cells_are_sane(struct bytes cells, uint64_t count, int64_t newest)
 {
     int64_t last = 0;
 
     for (uint64_t i = 0; i < count; i++) {
         struct kv_cell c;
 
-        memcpy(&c, &cells[i], sizeof(c));
+        memcpy(&c, cells.data + i * sizeof(c), sizeof(c));
         if ((c.size & KV_CELL_GENERATION) == KV_CELL_GENERATION) {
             if (i + 1 == count)
                 return false;
@@ -306,11 +308,11 @@ static int load_entry(struct kv *kv, struct wire_reader *r, struct buf *key)
     cells = get_run(r, count > UINT32_MAX ? UINT64_MAX : count * sizeof(struct kv_cell));
     if (r->bad || (size > KV_RECORD_BYTES_MAX && size != KV_CELL_DELETED) ||
         e->mod_revision > kv->revision ||
-        !cells_are_sane((const void *)cells.data, count, e->mod_revision)) {
+        !cells_are_sane(cells, count, e->mod_revision)) {
         kv_entry_free(e);
         return -EBADMSG;
     }
-    kv_entry_set_history(e, (const void *)cells.data, (uint32_t)count);
+    kv_entry_set_history(e, cells.data, (uint32_t)count);
     return kv_index_append(&kv->index, e);
 }
 

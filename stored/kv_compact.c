@@ -5,8 +5,14 @@
  *     IDLE -> WALK -> (SWEEP, once after a restart) -> WAIT_DURABLE -> IDLE, marker "mcompacted"
  *              ^-------- a further compaction does not wait -----'
  *
- * It goes no further than the oldest pin, and begins when the state it compacts is durable. The marker is written only when the deletes are durable,
- * so after any crash either the marker says done and it is done, or it is done again.
+ * It goes no further than the oldest pin, and begins when the state it compacts is durable. The
+ * marker is written only when the deletes are durable, so after any crash either the marker says
+ * done and it is done, or it is done again.
+ *
+ * The record of a deletion goes later than the versions it deleted: only when those are durably
+ * gone, and when the checkpoint that a start would use is of that revision or newer. Otherwise a
+ * start could find the key (in the log, or in the checkpoint) and not its deletion, and it would
+ * live again. Until then the record is out of the index and on the list `deletions`.
  */
 #include "stored/kv_internal.h"
 
@@ -50,7 +56,8 @@ bool kv_compact_pending(const struct kv *kv)
 
     switch (c->phase) {
     case KV_COMPACT_IDLE:
-        return false;
+        return c->deletion_count > 0 && c->oldest_deletion <= kv->placed_revision &&
+               kv->durable_sequence >= c->last_sequence;
     case KV_COMPACT_WAIT_DURABLE:
         return kv->durable_sequence >= c->last_sequence;
     case KV_COMPACT_WALK:
@@ -72,13 +79,60 @@ int64_t kv_compact_finished_revision(const struct kv *kv)
     return kv->compact.removed;
 }
 
-static void drop_record(void *user, int64_t main, uint32_t sub)
+static void keep_deletion(struct kv_compact *c, int64_t main, uint32_t sub)
+{
+    if (c->deletion_count == c->deletion_cap) {
+        c->deletion_cap = c->deletion_cap * 2 + 64;
+        c->deletions = xreallocarray(c->deletions, c->deletion_cap, sizeof(c->deletions[0]));
+    }
+    if (c->deletion_count == 0 || main < c->oldest_deletion)
+        c->oldest_deletion = main;
+    c->deletions[c->deletion_count++] = (struct kv_revision){main, sub};
+}
+
+static void drop_record(void *user, int64_t main, uint32_t sub, bool is_delete)
 {
     struct kv_compact *c = user;
     uint8_t key[KV_RECORD_KEY_BYTES];
 
+    if (is_delete) {
+        keep_deletion(c, main, sub);
+        return;
+    }
     kv_record_key(key, main, sub);
     kv_batch_delete(&c->batch, bytes_of(key, sizeof(key)));
+}
+
+/* Some of the records of deletions that nothing needs any more. */
+static void release_deletions(struct kv *kv, size_t max)
+{
+    struct kv_compact *c = &kv->compact;
+    CLEANUP(buf_fini) struct buf batch = BUF_INIT;
+    int64_t oldest = INT64_MAX;
+    size_t kept = 0;
+
+    for (size_t i = 0; i < c->deletion_count; i++) {
+        const struct kv_revision *d = &c->deletions[i];
+        uint8_t key[KV_RECORD_KEY_BYTES];
+
+        if (d->main > kv->placed_revision || max == 0) {
+            oldest = MIN(oldest, d->main);
+            c->deletions[kept++] = *d;
+            continue;
+        }
+        max--;
+        kv_record_key(key, d->main, d->sub);
+        kv_batch_delete(&batch, bytes_of(key, sizeof(key)));
+    }
+    c->deletion_count = kept;
+    c->oldest_deletion = oldest;
+    if (batch.len > 0)
+        kv_hand_over(kv, &batch);
+    if (kept == 0) {
+        free(c->deletions);
+        c->deletions = NULL;
+        c->deletion_cap = 0;
+    }
 }
 
 static void hand_over_deletes(struct kv *kv)
@@ -161,7 +215,7 @@ static int sweep(struct kv *kv, size_t max_records)
         if (kv_record_decode(ops->iter_value(it), &record) == 0)
             e = kv_index_find(&kv->index, record.key);
         if (e == NULL || !kv_entry_has(e, main, sub))
-            kv_batch_delete(&c->batch, key);
+            drop_record(c, main, sub, record.is_delete);
     }
     r = ops->iter_result(it);
     ops->iter_free(it);
@@ -206,6 +260,7 @@ int kv_compact_step(struct kv *kv, size_t max_keys)
         write_marker(kv);
         break;
     case KV_COMPACT_IDLE:
+        release_deletions(kv, MAX(max_keys, 1000u));
         break;
     }
     return 0;
@@ -220,16 +275,21 @@ int kv_trim_batches(struct kv *kv, uint64_t index, size_t max_records)
     CLEANUP(buf_fini) struct buf batch = BUF_INIT;
     CLEANUP(buf_fini) struct buf value = BUF_INIT;
     struct kv_batch_record record;
+    uint8_t from[KV_BATCH_KEY_BYTES];
     size_t looked = 0;
     bool more = false;
     int r;
 
     assert(!kv->in_turn);
     assert(index <= kv->durable_index);
+    if (index == kv->checkpoint_index)
+        kv->placed_revision = kv->checkpoint_revision;
     wire_put_u64(&value, index); /* the mark before the first delete: they are one batch or later */
     kv_batch_put(&batch, BYTES_LIT("mtrimmed"), buf_bytes(&value));
     it = ops->iter_new(kv->engine, false);
-    for (ops->iter_seek(it, BYTES_LIT("i")); ops->iter_valid(it); ops->iter_next(it)) {
+    kv_batch_key(from, kv->trim_next); /* what is before is deleted, or soon will be */
+    for (ops->iter_seek(it, bytes_of(from, sizeof(from))); ops->iter_valid(it);
+         ops->iter_next(it)) {
         struct bytes key = ops->iter_key(it);
 
         if (key.len != KV_BATCH_KEY_BYTES || key.data[0] != 'i' ||
@@ -239,6 +299,7 @@ int kv_trim_batches(struct kv *kv, uint64_t index, size_t max_records)
             more = true;
             break;
         }
+        kv->trim_next = wire_load_be64(key.data + 1) + 1;
         if (kv_batch_record_decode(ops->iter_value(it), &record) != 0)
             continue;
         if (record.has_members || record.has_alarms || record.has_version)

@@ -530,7 +530,7 @@ static void push_newest(struct kv_index *ix, struct kv_entry *e)
         e->history->generations_end = e->history->count;
 }
 
-void kv_entry_set_history(struct kv_entry *e, const struct kv_cell *cells, uint32_t count)
+void kv_entry_set_history(struct kv_entry *e, const void *cells, uint32_t count)
 {
     struct kv_history *h;
 
@@ -543,7 +543,7 @@ void kv_entry_set_history(struct kv_entry *e, const struct kv_cell *cells, uint3
     h->generations_end = 0;
     memcpy(h->cells, cells, count * sizeof(h->cells[0]));
     for (uint32_t i = 0; i < count; i++)
-        if (cells[i].size == KV_CELL_DELETED)
+        if (h->cells[i].size == KV_CELL_DELETED)
             h->generations_end = i + 1;
 }
 
@@ -791,7 +791,7 @@ bool kv_entry_compact(struct kv_index *ix, struct kv_entry *e, int64_t revision,
                 continue;
             if (c->size != KV_CELL_DELETED)
                 ix->record_bytes -= c->size;
-            dropped(user, c->main, c->sub);
+            dropped(user, c->main, c->sub, c->size == KV_CELL_DELETED);
         }
         if (drop > 0) {
             ix->memory_bytes -= history_bytes(h);
@@ -810,7 +810,7 @@ bool kv_entry_compact(struct kv_index *ix, struct kv_entry *e, int64_t revision,
         }
     }
     if (remove)
-        dropped(user, e->mod_revision, e->mod_sub);
+        dropped(user, e->mod_revision, e->mod_sub, true);
     return remove;
 }
 

@@ -114,7 +114,8 @@ void kv_index_replay_delete(struct kv_index *ix, struct bytes key, int64_t main,
 
 /* Loading: takes the entry (kv_entry_new); its key is above every other one. */
 struct kv_entry *kv_entry_new(struct bytes key);
-void kv_entry_set_history(struct kv_entry *e, const struct kv_cell *cells, uint32_t count);
+/* cells: struct kv_cell, aligned or not. */
+void kv_entry_set_history(struct kv_entry *e, const void *cells, uint32_t count);
 int kv_index_append(struct kv_index *ix, struct kv_entry *e); /* -EBADMSG: not above; freed */
 void kv_entry_free(struct kv_entry *e);
 
@@ -132,7 +133,7 @@ bool kv_entry_keeps(const struct kv_entry *e, int64_t main, uint32_t sub, int64_
 
 /* Drops what compaction at `revision` removes and calls `dropped` for each version of it, the
  * deletions included. True: nothing is left, remove the entry. */
-typedef void (*kv_dropped)(void *user, int64_t main, uint32_t sub);
+typedef void (*kv_dropped)(void *user, int64_t main, uint32_t sub, bool is_delete);
 bool kv_entry_compact(struct kv_index *ix, struct kv_entry *e, int64_t revision, kv_dropped dropped,
                       void *user);
 /* The entry is not live. Frees it. */

@@ -44,6 +44,11 @@ enum kv_compact_phase {
     KV_COMPACT_WAIT_DURABLE, /* the deletes, before the marker that says they are done */
 };
 
+struct kv_revision {
+    int64_t main;
+    uint32_t sub;
+};
+
 struct kv_compact {
     enum kv_compact_phase phase;
     int64_t target;
@@ -54,6 +59,9 @@ struct kv_compact {
     int64_t sweep_max; /* records above were written by this process */
     struct buf cursor; /* the next key (walk) or engine key (sweep); empty: from the start */
     uint64_t last_sequence; /* of the deletes */
+    struct kv_revision *deletions; /* recorded deletions whose own record has to stay for now */
+    size_t deletion_count, deletion_cap;
+    int64_t oldest_deletion;
     struct buf batch;
 };
 
@@ -82,6 +90,10 @@ struct kv {
     size_t handed_first, handed_count, handed_cap;
 
     struct list pins;
+    uint64_t checkpoint_index; /* of the latest one begun, and its revision */
+    int64_t checkpoint_revision;
+    int64_t placed_revision;   /* of the one that a start would use; 0: none */
+    uint64_t trim_next; /* index of the first batch record that trimming has not seen */
     struct kv_compact compact;
     bool lease_seen; /* some put ever carried one: a checkpoint must look it up */
 

@@ -22,8 +22,6 @@
 #include "lib/wire/wire.h"
 #include "stored/kv_engine.h"
 
-enum { DELETE_BATCH_RECORDS = 1000 };
-
 static void iter_freep(struct kv_engine_iter **it, const struct kv *kv)
 {
     kv->engine->ops->iter_free(*it);
@@ -50,8 +48,7 @@ static int read_meta(struct kv *kv, const char *name, uint64_t *ret)
 
 struct chain {
     bool started;
-    bool cut;              /* a gap was found */
-    uint64_t trimmed;      /* records below are there for their tables only */
+    uint64_t trimmed; /* records below are there for their tables only */
 };
 
 static bool continues(const struct kv *kv, const struct chain *c, uint64_t index,
@@ -101,10 +98,8 @@ static int read_chain(struct kv *kv, struct chain *c, char **ret_error)
                 break;
             continue;
         }
-        if (!continues(kv, c, index, &record)) {
-            c->cut = true;
-            break;
-        }
+        if (!continues(kv, c, index, &record))
+            break; /* a gap */
         c->started = true;
         r = take_batch(kv, index, &record);
         if (r < 0) {
@@ -195,13 +190,11 @@ static int replay(struct kv *kv, int64_t after, char **ret_error)
 
 /* ---- cutting back ---- */
 
-/* Deletes everything from `from` on that has its prefix byte. */
-static int delete_from(struct kv *kv, struct bytes from)
+/* Adds deletes of everything from `from` on that has its prefix byte. */
+static int delete_from(struct kv *kv, struct bytes from, struct buf *batch)
 {
     const struct kv_engine_ops *ops = kv->engine->ops;
     struct kv_engine_iter *it = ops->iter_new(kv->engine, false);
-    CLEANUP(buf_fini) struct buf batch = BUF_INIT;
-    unsigned int count = 0;
     int r;
 
     for (ops->iter_seek(it, from); ops->iter_valid(it); ops->iter_next(it)) {
@@ -209,32 +202,32 @@ static int delete_from(struct kv *kv, struct bytes from)
 
         if (k.data[0] != from.data[0])
             break;
-        kv_batch_delete(&batch, k);
-        if (++count % DELETE_BATCH_RECORDS == 0)
-            kv_hand_over(kv, &batch);
+        kv_batch_delete(batch, k);
     }
-    if (batch.len > 0)
-        kv_hand_over(kv, &batch);
     r = ops->iter_result(it);
     iter_freep(&it, kv);
     return r;
 }
 
 /*
- * Versions first: a crash in between leaves batch records whose chain is broken at the same place.
- * What is deleted here and comes again is the same bytes (execution is deterministic), so a delete
- * that gets lost does no harm either.
+ * One batch, however large (it is what the engine had not synced): were the versions gone and a
+ * batch record left, the chain could close again over it when its predecessor has been executed
+ * anew. As one batch it may even get lost: what it deletes and what comes again are the same
+ * bytes, because execution is deterministic.
  */
 static int cut_back(struct kv *kv)
 {
-    uint8_t record[KV_RECORD_KEY_BYTES], batch[KV_BATCH_KEY_BYTES];
+    uint8_t record[KV_RECORD_KEY_BYTES], key[KV_BATCH_KEY_BYTES];
+    CLEANUP(buf_fini) struct buf batch = BUF_INIT;
     int r;
 
     kv_record_key(record, kv->revision + 1, 0);
-    kv_batch_key(batch, kv->applied_index + 1);
-    r = delete_from(kv, bytes_of(record, sizeof(record)));
+    kv_batch_key(key, kv->applied_index + 1);
+    r = delete_from(kv, bytes_of(record, sizeof(record)), &batch);
     if (r == 0)
-        r = delete_from(kv, bytes_of(batch, sizeof(batch)));
+        r = delete_from(kv, bytes_of(key, sizeof(key)), &batch);
+    if (r == 0 && batch.len > 0)
+        kv_hand_over(kv, &batch);
     return r;
 }
 
@@ -306,7 +299,7 @@ static int open_content(struct kv *kv, struct bytes checkpoint, char **ret_error
             forget(kv);
         } else {
             chain.started = true;
-            after = kv->revision;
+            after = kv->placed_revision = kv->revision;
         }
     }
     r = read_chain(kv, &chain, ret_error);

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "lib/util/macros.h"
@@ -44,8 +45,12 @@ int harness_open(struct harness *h)
     };
     char *error, *warning;
     struct kv_state state;
-    int r = kv_open(&args, &h->kv, &error, &warning);
+    int r;
 
+    engine_mem_sync(h->engine); /* as an engine does when it is opened */
+    r = kv_open(&args, &h->kv, &error, &warning);
+    if (r < 0)
+        fprintf(stderr, "%s\n", error);
     free(error);
     free(warning);
     if (r == 0) {

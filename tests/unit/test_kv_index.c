@@ -125,7 +125,7 @@ static void delete(struct world *w, struct model_key *k, uint32_t sub)
     kv_index_delete(&w->ix, kv_index_find(&w->ix, name_of(k)), w->revision, sub);
 }
 
-static void on_dropped(void *user, int64_t main, uint32_t sub)
+static void on_dropped(void *user, int64_t main, uint32_t sub, bool is_delete)
 {
     ((struct world *)user)->dropped++;
 }
