@@ -36,11 +36,21 @@ static bool is_existing(const struct raftd *r)
     return strcmp(r->conf->initial_cluster_state, "existing") == 0;
 }
 
+/* Its name must be as durable as what is synced in it. */
+static int sync_parent(const char *path)
+{
+    CLEANUP(freep) char *parent = xasprintf("%s/..", path);
+    CLEANUP(closep) int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    return fd >= 0 && fsync(fd) == 0 ? 0 : -errno;
+}
+
 static int make_dir(const char *path, const char *what)
 {
     struct stat st;
+    bool made = mkdir(path, 0700) == 0;
 
-    if (mkdir(path, 0700) != 0 && errno != EEXIST) {
+    if ((!made && errno != EEXIST) || (made && sync_parent(path) != 0)) {
         int err = errno;
 
         log_error("cannot access %s directory: %s: %s", what, path, strerror(err));

@@ -15,9 +15,17 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 
+/* What is synced below a name is only as durable as the name. */
 static int make_dir(const char *path)
 {
-    return mkdir(path, 0700) != 0 && errno != EEXIST ? -errno : 0;
+    CLEANUP(freep) char *parent = NULL;
+    CLEANUP(closep) int fd = -1;
+
+    if (mkdir(path, 0700) != 0)
+        return errno != EEXIST ? -errno : 0;
+    parent = xasprintf("%s/..", path);
+    fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd >= 0 && fsync(fd) == 0 ? 0 : -errno;
 }
 
 int stored_dir_open(struct stored_dir *d, const char *data_dir)

@@ -367,20 +367,36 @@ int wal_trim(struct wal *w, uint64_t index)
     return w->queue.count != 0 ? run_queue(w, false) : 0;
 }
 
+/* A name that is lost with the host takes all with it that is synced below. */
+static int make_synced_dir(struct wal *w, const char *path)
+{
+    const struct wal_io *io = w->options.io;
+    const char *slash = strrchr(path, '/');
+    CLEANUP(freep) char *parent = NULL;
+    int r = io->ops->mkdir(io->user, path);
+
+    if (r < 0 || w->options.unsafe_no_fsync)
+        return r;
+    if (slash == NULL)
+        parent = xstrdup(".");
+    else
+        parent = xstrndup(path, MAX((size_t)(slash - path), (size_t)1));
+    return io->ops->sync_dir(io->user, parent);
+}
+
 int wal_create(const struct wal_options *o, const struct wal_metadata *m,
                const struct wal_batch *first, struct wal **ret, struct wal_error *err)
 {
     static const struct wal_batch nothing;
     struct wal *w = wal_new(o);
-    const struct wal_io *io = w->options.io;
     int r = wal_exists(o);
 
     if (r > 0)
         r = -EEXIST;
     if (r == 0)
-        r = io->ops->mkdir(io->user, w->options.wal_dir);
+        r = make_synced_dir(w, w->options.wal_dir);
     if (r == 0 && w->options.snap_dir != NULL)
-        r = io->ops->mkdir(io->user, w->options.snap_dir);
+        r = make_synced_dir(w, w->options.snap_dir);
     w->salt = w->options.salt;
     while (r == 0 && w->salt == 0)
         if (getrandom(&w->salt, sizeof(w->salt), 0) < 0)

@@ -356,7 +356,9 @@ Test(raftd, killed_while_activating_over_another_tail)
 
     behind->break_at_activate = false;
     node_start(behind);
-    WAIT(c, behind->stored_up && behind->gateway_up && keeps->gateway_up);
+    WAIT(c, behind->stored_up);
+    WAIT(c, behind->gateway_up);
+    WAIT(c, keeps->gateway_up);
     WAIT(c, cluster_leader(c) == keeps || cluster_leader(c) == behind);
     put_many(keeps, 10);
     WAIT(c, behind->state.applied == keeps->state.applied);

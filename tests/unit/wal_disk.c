@@ -21,6 +21,11 @@ struct wal_disk {
     struct wal_io io;
     struct mem_file files[FILES_MAX];
     int file_count;
+    struct mem_dir {
+        char *path;
+        bool durable; /* its own name is */
+    } dirs[8];
+    int dir_count;
     uint64_t calls, fail_at;
     int fail_err;
 };
@@ -172,6 +177,13 @@ static int mem_unlink(void *user, const char *path)
 
 static int mem_mkdir(void *user, const char *path)
 {
+    struct wal_disk *d = user;
+
+    for (int i = 0; i < d->dir_count; i++)
+        if (strcmp(d->dirs[i].path, path) == 0)
+            return 0;
+    assert(d->dir_count < (int)ARRAY_LEN(d->dirs));
+    d->dirs[d->dir_count++] = (struct mem_dir){xstrdup(path), false};
     return 0;
 }
 
@@ -194,6 +206,10 @@ static int mem_sync_dir(void *user, const char *path)
 
     if (change(d))
         return -d->fail_err;
+    for (int i = 0; i < d->dir_count; i++)
+        if (strcmp(path, ".") == 0 ? strchr(d->dirs[i].path, '/') == NULL
+                                   : in_dir(d->dirs[i].path, path))
+            d->dirs[i].durable = true;
     for (int i = 0; i < d->file_count; i++)
         if (in_dir(d->files[i].name, path) || in_dir(d->files[i].durable_name, path))
             set_durable_name(&d->files[i]);
@@ -243,6 +259,8 @@ void wal_disk_free(struct wal_disk *d)
         free(d->files[i].data);
         free(d->files[i].durable);
     }
+    for (int i = 0; i < d->dir_count; i++)
+        free(d->dirs[i].path);
     free(d);
 }
 
@@ -280,8 +298,24 @@ static void crash_sector(struct mem_file *f, uint8_t *after, uint64_t start, uin
     memcpy(after + start, f->data + start, keep);
 }
 
+/* A directory without a name takes its files along. */
+static void crash_dirs(struct wal_disk *d)
+{
+    for (int i = 0; i < d->dir_count; i++) {
+        for (int k = 0; k < d->file_count && !d->dirs[i].durable; k++) {
+            struct mem_file *f = &d->files[k];
+
+            if (in_dir(f->durable_name, d->dirs[i].path)) {
+                free(f->durable_name);
+                f->durable_name = NULL;
+            }
+        }
+    }
+}
+
 void wal_disk_crash(struct wal_disk *d, struct prng *prng)
 {
+    crash_dirs(d);
     for (int i = 0; i < d->file_count; i++) {
         struct mem_file *f = &d->files[i];
         uint64_t len = prng != NULL ? MAX(f->len, f->durable_len) : f->durable_len;
