@@ -144,7 +144,7 @@ static char *resolve(const char *text)
         return NULL;
     if (*u.port == '\0') {
         out = xstrdup(text);
-    } else if (getaddrinfo(u.host, u.port, &hints, &list) == 0) {
+    } else if (getaddrinfo(url_dial_host(&u), u.port, &hints, &list) == 0) {
         if (getnameinfo(list->ai_addr, list->ai_addrlen, host, sizeof(host), NULL, 0,
                         NI_NUMERICHOST) == 0)
             out = xasprintf("%s://%s:%s", u.scheme, host, u.port);

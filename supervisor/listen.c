@@ -22,7 +22,7 @@ bool listener_address(const struct url *u, struct sockaddr_storage *ret, socklen
     struct sockaddr_in v4 = {.sin_family = AF_INET};
     struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
     uint16_t port = htons((uint16_t)strtoul(u->port, NULL, 10));
-    const char *host = strcmp(u->host, "localhost") == 0 ? "127.0.0.1" : u->host;
+    const char *host = url_dial_host(u);
 
     *ret = (struct sockaddr_storage){0};
     if (inet_pton(AF_INET, host, &v4.sin_addr) == 1) {

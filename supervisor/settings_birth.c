@@ -99,7 +99,8 @@ static bool same_place(const struct url *a, const struct url *b)
         return true;
     if (strcmp(a->scheme, b->scheme) != 0 || strcmp(a->port, b->port) != 0)
         return false;
-    if (getaddrinfo(a->host, NULL, &hints, &x) == 0 && getaddrinfo(b->host, NULL, &hints, &y) == 0) {
+    if (getaddrinfo(url_dial_host(a), NULL, &hints, &x) == 0 &&
+        getaddrinfo(url_dial_host(b), NULL, &hints, &y) == 0) {
         for (const struct addrinfo *i = x; i != NULL && !same; i = i->ai_next) {
             for (const struct addrinfo *k = y; k != NULL && !same; k = k->ai_next)
                 same = i->ai_addrlen == k->ai_addrlen &&

@@ -96,8 +96,7 @@ static void announce_ready(struct supervisor *sv)
     log_info("ready to serve client requests");
     for (size_t i = 0; i < urls.count; i++)
         log_info("serving insecure client requests on %s:%s, this is strongly discouraged!",
-                 strcmp(urls.items[i].host, "localhost") == 0 ? "127.0.0.1" : urls.items[i].host,
-                 urls.items[i].port);
+                 url_dial_host(&urls.items[i]), urls.items[i].port);
 }
 
 static void on_watchdog(void *user)

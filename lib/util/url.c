@@ -154,6 +154,11 @@ void url_fini(struct url *u)
     *u = (struct url){0};
 }
 
+const char *url_dial_host(const struct url *u)
+{
+    return strcmp(u->host, "localhost") == 0 ? "127.0.0.1" : u->host;
+}
+
 void url_list_add(struct url_list *l, struct bytes text)
 {
     char *item = xstrndup((const char *)text.data, text.len);

@@ -20,6 +20,9 @@ struct url {
 /* 0, or -EINVAL with *ret_error (free()) in etcd's words, which name the text. */
 int url_parse(struct bytes text, struct url *ret, char **ret_error);
 void url_fini(struct url *u);
+/* The host to resolve: u->host, but 127.0.0.1 for localhost, which a bare machine cannot resolve and
+ * another resolves to ::1 first. */
+const char *url_dial_host(const struct url *u);
 
 /* A list keeps its texts sorted, as etcd does, and without duplicates. */
 struct url_list {
