@@ -8,6 +8,7 @@
 #include "lib/util/prng.h"
 #include "lib/wire/pb.h"
 #include "lib/wire/wire.h"
+#include "lib/util/url.h"
 
 Test(crc32c, known_vectors)
 {
@@ -161,5 +162,26 @@ Test(pb, refuses_malformed)
         while (pb_next(&r, &f))
             ;
         cr_assert(r.bad, "%s", rows[i].what);
+    }
+}
+
+Test(url, dial_host)
+{
+    static const struct {
+        const char *url, *host;
+    } rows[] = {
+        {"http://localhost:2380", "127.0.0.1"},
+        {"http://10.0.0.1:2380", "10.0.0.1"},
+        {"http://[::1]:2380", "::1"},
+        {"http://localhost.example.org:2380", "localhost.example.org"},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char *error = NULL;
+        struct url u;
+
+        cr_assert_eq(url_parse(bytes_str(rows[i].url), &u, &error), 0, "%s", rows[i].url);
+        cr_expect_str_eq(url_dial_host(&u), rows[i].host);
+        url_fini(&u);
     }
 }
