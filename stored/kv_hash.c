@@ -19,8 +19,24 @@ struct kv_hash {
     uint64_t needs_sequence;
     struct kv_engine_iter *it; /* NULL: the engine has not written enough yet */
     uint32_t crc;
+    bool has_live_keys; /* at the hashed revision */
     bool done;
 };
+
+/* Some key is live at the revision. */
+static bool has_live_keys(const struct kv *kv, int64_t revision)
+{
+    struct kv_index_iter it;
+    struct kv_version v;
+
+    if (revision == kv->revision)
+        return kv->index.live_count > 0;
+    kv_index_first(&kv->index, &it);
+    for (; kv_index_iter_get(&it) != NULL; kv_index_iter_next(&it))
+        if (kv_entry_at(kv_index_iter_get(&it), revision, &v))
+            return true;
+    return false;
+}
 
 int kv_hash_new(struct kv *kv, int64_t revision, const struct kv_header *header,
                 struct kv_hash **ret_hash)
@@ -40,6 +56,7 @@ int kv_hash_new(struct kv *kv, int64_t revision, const struct kv_header *header,
     h->compact_revision = kv->compact_revision;
     h->needs_sequence = kv->sequence - 1;
     h->crc = crc32c(0, "key", 3); /* the name of etcd's bucket */
+    h->has_live_keys = has_live_keys(kv, h->revision);
     h->pin.revision = kv->compact_revision;
     list_push_back(&kv->pins, &h->pin.node);
     *ret_hash = h;
@@ -68,7 +85,11 @@ static void add_version(struct kv_hash *h, int64_t main, uint32_t sub, struct by
     h->crc = crc32c(h->crc, value.data + is_delete, value.len - is_delete);
 }
 
-/* What a store compacted at this revision has kept: not what only waits to be removed. */
+/*
+ * etcd's HashByRev counts a version at or below the compact revision when a read at the hashed
+ * revision sees it. Only when such a read sees no key at all it skips none: then everything that a
+ * compacted store still has counts.
+ */
 static bool is_kept(const struct kv_hash *h, int64_t main, uint32_t sub, struct bytes value)
 {
     struct kv_record record;
@@ -79,7 +100,8 @@ static bool is_kept(const struct kv_hash *h, int64_t main, uint32_t sub, struct 
     if (kv_record_decode(value, &record) != 0)
         return false;
     e = kv_index_find(&h->kv->index, record.key);
-    return e != NULL && kv_entry_keeps(e, main, sub, h->compact_revision);
+    return e != NULL &&
+           kv_entry_keeps(e, main, sub, h->has_live_keys ? h->revision : h->compact_revision);
 }
 
 int kv_hash_step(struct kv_hash *h, size_t max_records, struct buf *message)

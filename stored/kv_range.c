@@ -67,6 +67,8 @@ struct kv_range {
     enum phase phase;
     struct buf cursor; /* the key a walk goes on with; empty: bounds.from */
     uint64_t count;    /* live keys in the range */
+    bool counted;      /* count and answered were calculated: a walk only sums sizes up */
+    uint64_t measured; /* then: keys of them it has seen */
     uint64_t matched;  /* that pass the filters, up to take_max */
     uint64_t answered; /* key-values of the answer */
     uint64_t kvs_bytes;
@@ -181,6 +183,11 @@ static bool wants_kvs(const struct kv_range *g)
 /* One live key of the range. */
 static void visit(struct kv_range *g, const struct kv_entry *e, const struct kv_version *v)
 {
+    if (g->counted) {
+        g->measured++;
+        g->kvs_bytes += framed_size(g, e, v);
+        return;
+    }
     g->count++;
     if (!wants_kvs(g) || !passes(&g->m, v))
         return;
@@ -205,7 +212,8 @@ static bool walk(struct kv_range *g, size_t max)
     struct kv_version v;
 
     for (seek(g, &it); (e = kv_index_iter_get(&it)) != NULL; kv_index_iter_next(&it)) {
-        if (kv_bounds_past(&g->bounds, kv_entry_key(e)))
+        if (kv_bounds_past(&g->bounds, kv_entry_key(e)) ||
+            (g->counted && g->measured == g->answered))
             return true;
         if (max-- == 0) {
             keep_cursor(g, kv_entry_key(e));
@@ -217,24 +225,31 @@ static bool walk(struct kv_range *g, size_t max)
     return true;
 }
 
-/* Newest revision, key order, no filter, whole records: no walk is needed. */
-static bool is_arithmetic(const struct kv_range *g)
+/* Newest revision, key order, no filter: the index knows the count and, of whole records, the
+ * size. Only while nothing has been applied since. */
+static bool is_countable(const struct kv_range *g)
 {
-    return g->at_head && !g->collects && (g->m.count_only || emits_records(g));
+    return g->at_head && !g->collects && !g->counted && g->cursor.len == 0;
 }
 
-static void calculate(struct kv_range *g)
+/* True: that was all of PREPARE; false: sizes are to be summed up by a walk. */
+static bool calculate(struct kv_range *g)
 {
     uint64_t from;
 
     g->count = kv_count_live(g->kv, &g->bounds);
     if (!wants_kvs(g) || g->count == 0)
-        return;
+        return true;
     g->answered = MIN(g->count, g->take_max);
     g->more = g->count > g->take_max;
+    if (!emits_records(g)) {
+        g->counted = true;
+        return false;
+    }
     from = kv_index_rank(&g->kv->index, g->bounds.from);
     g->kvs_bytes = kv_index_bytes_at(&g->kv->index, from + g->answered) -
                    kv_index_bytes_at(&g->kv->index, from);
+    return true;
 }
 
 /* ---- sorting ---- */
@@ -546,11 +561,8 @@ static int step(struct kv_range *g, size_t walk_max, size_t max_bytes, struct bu
 
     switch (g->phase) {
     case PREPARE:
-        if (is_arithmetic(g) && g->kv->revision == g->revision) {
-            calculate(g);
-        } else if (!walk(g, walk_max)) {
+        if (!(is_countable(g) && calculate(g)) && !walk(g, walk_max))
             break;
-        }
         if (!g->collects) {
             begin_emit(g);
             break;
@@ -648,10 +660,6 @@ int kv_range_whole(struct kv *kv, const struct kv_range_request *m, int64_t curr
     int r = 0;
 
     begin(&g, kv, m, current, header);
-    if (is_arithmetic(&g)) { /* also between the writes of a txn, when kv->revision lags behind */
-        calculate(&g);
-        begin_emit(&g);
-    }
     while (r == 0 && g.phase != DONE)
         r = step(&g, SIZE_MAX - 1, SIZE_MAX, answer);
     end(&g);
@@ -700,8 +708,7 @@ int kv_range_now(struct kv *kv, const struct kv_range_request *m, const struct k
         return get_now(kv, m, header, max_bytes, message);
 
     begin(&g, kv, m, kv->revision, header);
-    if (is_arithmetic(&g)) {
-        calculate(&g);
+    if (is_countable(&g) && calculate(&g)) {
         begin_emit(&g);
     } else if (!walk(&g, NOW_WALK_MAX) || g.item_count > NOW_ITEMS_MAX) {
         r = -E2BIG;

@@ -668,3 +668,27 @@ Test(kv, compaction_waits_until_its_state_is_durable)
     cr_assert_not(kv_compact_unfinished(h.kv));
     EXPECT_RANGE("k=new@2/3#2 1", .key = KEY("k"));
 }
+
+/* The values are those of an etcd 3.4.23 given the same requests. */
+Test(kv, hash_equals_etcds)
+{
+    struct kv_hash *hash;
+
+    harness_put(&h, "a", "1");
+    harness_put(&h, "b", "2");
+    harness_put(&h, "a", "3");
+    harness_delete(&h, "b", "");
+    harness_put(&h, "c", "x");
+    cr_expect_eq(harness_hash(&h, 0), 2949188763u);
+    cr_expect_eq(harness_hash(&h, 4), 2069675932u);
+    harness_compact(&h, 4);
+    cr_expect_eq(harness_hash(&h, 0), 2654171661u, "what waits to be removed does not count");
+    harness_finish_compaction(&h);
+    cr_expect_eq(harness_hash(&h, 0), 2654171661u);
+    harness_compact(&h, 5);
+    cr_expect_eq(harness_hash(&h, 0), 103875579u);
+    harness_finish_compaction(&h);
+    cr_expect_eq(harness_hash(&h, 0), 103875579u);
+    cr_expect_eq(kv_hash_new(h.kv, 4, &harness_header, &hash), OUT_COMPACTED);
+    cr_expect_eq(kv_hash_new(h.kv, 7, &harness_header, &hash), OUT_FUTURE_REVISION);
+}
