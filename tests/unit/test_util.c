@@ -5,10 +5,11 @@
 #include "lib/util/crc32c.h"
 #include "lib/util/hmap.h"
 #include "lib/util/list.h"
+#include "lib/util/macros.h"
 #include "lib/util/prng.h"
+#include "lib/util/url.h"
 #include "lib/wire/pb.h"
 #include "lib/wire/wire.h"
-#include "lib/util/url.h"
 
 Test(crc32c, known_vectors)
 {
