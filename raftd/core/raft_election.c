@@ -72,11 +72,21 @@ static void reset(struct raft *r, raft_term term, raft_id leader)
     r->send_due = false;
 }
 
+/* A follower that merely learns of a newer term goes on waiting where it was: only a leader or a vote
+ * it gives make it wait anew (Raft thesis 3.4). Else members whose logs are too short to win, but
+ * whose clocks are fast, keep those from campaigning that could. */
 void raft_become_follower(struct raft *r, raft_term term, raft_id leader)
 {
+    bool goes_on_waiting = r->state == RAFT_FOLLOWER && leader == 0;
+    uint32_t elapsed = r->election_elapsed, timeout = r->election_timeout;
+
     assert(leader != r->id);
     reset(r, term, leader);
     r->state = RAFT_FOLLOWER;
+    if (goes_on_waiting) {
+        r->election_elapsed = elapsed;
+        r->election_timeout = timeout;
+    }
 }
 
 static void become_leader(struct raft *r)

@@ -342,3 +342,27 @@ Test(raft_election, learners_neither_campaign_nor_count)
     cr_assert_eq(raft_leader(net_raft(n, 4)), 0, "it does not believe in a silent leader");
     net_free(n);
 }
+
+/* 1 has what 2 and 3 lack. Their campaigns, however frequent, do not keep it from campaigning. */
+Test(raft_election, a_newer_term_alone_does_not_restart_the_wait)
+{
+    struct raft_config config = {.no_pre_vote = true};
+    struct net *n = net_new_conf(3, 3, &config);
+    struct raft_entry *e[1] = {raft_entry_new(1, 2, RAFT_ENTRY_NORMAL, BYTES_EMPTY)};
+    struct raft_msg m = {
+        .type = RAFT_MSG_APPEND, .from = 3, .to = 1, .term = 2, .entries = e, .entry_count = 1};
+    int ticks = 0;
+
+    cr_assert_eq(net_inject(n, m), 0);
+    raft_entry_unref(e[0]);
+    net_run(n);
+    m = (struct raft_msg){.type = RAFT_MSG_VOTE, .from = 2, .to = 1, .term = 3};
+    for (; raft_get_state(net_raft(n, 1)) == RAFT_FOLLOWER; ticks++) {
+        cr_assert_lt(ticks, 25, "it never campaigns");
+        raft_tick(net_raft(n, 1));
+        m.term = MAX(m.term, raft_get_term(net_raft(n, 1))) + 1;
+        if (raft_get_state(net_raft(n, 1)) == RAFT_FOLLOWER)
+            cr_assert_eq(net_inject(n, m), 0);
+    }
+    net_free(n);
+}
