@@ -288,6 +288,20 @@ void check_end(struct sim *s)
 {
     size_t members = 0;
 
+    for (raft_id id = 1; s->options.trace && id <= SIM_NODES; id++) {
+        struct raft_status st;
+
+        if (s->nodes[id].state != NODE_UP)
+            continue;
+        raft_get_status(s->nodes[id].raft, &st);
+        sim_trace(s,
+                  "node %" PRIu64 ": %s term %" PRIu64 " vote %" PRIu64 " last %" PRIu64
+                  " stored %" PRIu64 " commit %" PRIu64 " applied %" PRIu64 " conf at %" PRIu64
+                  " pending %" PRIu64 " voter %d",
+                  id, raft_state_name(st.state), st.term, st.vote, st.last_index, st.stored_index,
+                  st.commit_index, st.applied_index, st.conf_index, st.pending_conf_index,
+                  st.is_voter);
+    }
     CHECK(s, sim_leader(s) != 0, "no leader after %d s of calm",
           (int)((s->end - s->chaos_end) / SECOND));
     for (raft_id id = 1; id <= SIM_NODES; id++) {

@@ -407,6 +407,9 @@ static void send_raft(struct sim *s, struct sim_node *n, const struct raft_msg *
 {
     for (size_t i = 0; i < count; i++) {
         check_message(s, &m[i]);
+        if (m[i].type >= RAFT_MSG_VOTE && m[i].type <= RAFT_MSG_TIMEOUT_NOW)
+            TRACE(s, "node %" PRIu64 " -> %" PRIu64 ": %s term %" PRIu64 "%s", n->id, m[i].to,
+                  raft_msg_type_name(m[i].type), m[i].term, m[i].reject ? ", no" : "");
         if (s->churn && m[i].type == RAFT_MSG_VOTE_RESP && !m[i].reject && sim_chance(s, 120)) {
             /* a voter that dies when its vote is on the way */
             struct event *e = sim_post(s, sim_between(s, 0, 3 * MS), EV_SPLIT, 0);

@@ -383,6 +383,7 @@ static void calm_down(struct sim *s)
     TRACE(s, "calm");
     s->calm = true;
     s->loss_pm = s->dup_pm = 0;
+    s->delay_max_us = 5 * MS;
     heal(s);
     for (raft_id id = 1; id <= SIM_NODES; id++) {
         struct sim_node *n = &s->nodes[id];
