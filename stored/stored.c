@@ -201,11 +201,16 @@ void stored_check_ready(struct stored *s)
 
 void stored_after_apply(struct stored *s)
 {
-    stored_apply_report(s);
+    stored_apply_report_soon(s);
     stored_members_changed(s);
     stored_compact_kick(s);
     if (!s->ready)
         stored_check_ready(s);
+}
+
+static void on_report_timer(void *user)
+{
+    stored_apply_report(user);
 }
 
 /* ---- life ---- */
@@ -247,6 +252,7 @@ int stored_open(struct stored *s, const struct stored_args *args)
     list_init(&s->held);
     stored_reads_init(s);
     stored_compact_init(s);
+    s->report_timer = loop_timer_new(s->loop, "applied report", on_report_timer, s);
     s->work_hook = loop_hook_new(s->loop, "stored work", LOOP_PHASE_WORK, on_work, s);
     s->gateways = xcalloc(s->conf->gateway_count, sizeof(*s->gateways));
     for (uint64_t i = 0; i < s->conf->gateway_count; i++) {
@@ -327,6 +333,7 @@ void stored_close(struct stored *s)
     stored_reads_fini(s);
     stored_state_close(s);
     stored_compact_fini(s);
+    loop_timer_free(s->report_timer);
     loop_hook_free(s->work_hook);
     buf_fini(&s->committed);
     buf_fini(&s->scratch);

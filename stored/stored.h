@@ -32,6 +32,8 @@ enum {
     STORED_RESULT_PART_BYTES = 1 << 20,  /* of an answer that is there as a whole */
     STORED_READ_SLICE_NS = 1000000,      /* per turn for answers in parts */
     STORED_APPLY_SLICE_NS = 5000000,     /* per turn while catching up */
+    STORED_REPORT_MS = 5,                /* raftd hears at the latest then what was executed, */
+    STORED_REPORT_ENTRIES = 256,         /* or once so many entries were */
     STORED_WAITING_READS_MAX = 65536,    /* per gatewayd; above it OUT_TOO_MANY_REQUESTS */
     STORED_WAITING_BYTES_MAX = 64 << 20, /* per gatewayd, of their requests */
     STORED_SNAP_WINDOW_BYTES = 4 << 20,  /* sent beyond what SNAP_ACK acknowledged */
@@ -119,6 +121,8 @@ struct stored {
     struct buf scratch;
     bool out_of_order;       /* raftd sent a gap: nothing is executed until it connects anew */
     uint64_t reported_index; /* in the last APPLIED */
+    struct loop_timer *report_timer;
+    bool report_now; /* an entry was executed that raftd waits for */
     uint64_t reported_durable;
     struct list held;           /* answers of physical compactions under way */
     uint64_t tables_generation; /* of the members list raftd knows */
@@ -169,6 +173,7 @@ void stored_apply_committed(struct stored *s, struct bytes body);
 void stored_apply_work(struct stored *s);         /* LOOP_PHASE_WORK */
 void stored_apply_reset(struct stored *s);        /* link down: what was not executed comes again */
 void stored_apply_report(struct stored *s);       /* APPLIED, when it says something new */
+void stored_apply_report_soon(struct stored *s); /* together with what follows */
 void stored_apply_release_held(struct stored *s); /* answers of finished compactions */
 void stored_apply_drop_held(struct stored *s);
 /* After every turn that executed something: ready, members, background work. */

@@ -187,6 +187,7 @@ void stored_apply_work(struct stored *s)
         if (result < 0)
             break;
         applied = entry.index;
+        s->report_now = s->report_now || entry.type == PROTO_ENTRY_CONF || entry.data.len == 0;
         if (++looked % CLOCK_CHECK_ENTRIES == 0 && loop_clock_ns() >= deadline)
             break;
     }
@@ -207,13 +208,34 @@ void stored_apply_work(struct stored *s)
     stored_after_apply(s);
 }
 
+/*
+ * raftd trims its log by this and throttles by thousands of entries; only a configuration change
+ * and a leader's first entry are waited for. A message per turn would cost both daemons as much as
+ * the turn itself when turns are small.
+ */
+void stored_apply_report_soon(struct stored *s)
+{
+    struct kv_state state;
+
+    if (!s->raftd_up)
+        return;
+    kv_get_state(s->kv, &state);
+    if (s->report_now || kv_tables_generation(s->kv) != s->tables_generation ||
+        state.applied_index >= s->reported_index + STORED_REPORT_ENTRIES)
+        stored_apply_report(s);
+    else if (state.applied_index != s->reported_index && !loop_timer_active(s->report_timer))
+        loop_timer_start(s->report_timer, STORED_REPORT_MS, 0);
+}
+
 void stored_apply_report(struct stored *s)
 {
     struct kv_state state;
     uint64_t durable;
     struct buf *b;
 
-    if (!s->raftd_up)
+    s->report_now = false;
+    loop_timer_stop(s->report_timer);
+    if (!s->raftd_up || s->kv == NULL)
         return;
     kv_get_state(s->kv, &state);
     durable = kv_durable_index(s->kv);
