@@ -117,7 +117,7 @@ void kv_range_free(struct kv_range *range);
 /* Appends at most about max_bytes (one key-value may exceed it) and looks at a bounded number of
  * keys. 1: call again (perhaps nothing was appended yet); 0: that was all; negative: failed. */
 int kv_range_step(struct kv_range *range, size_t max_bytes, struct buf *message);
-/* Size of the whole message; valid once kv_range_step has appended something. */
+/* Size of the whole message; 0: not known yet, and nothing was appended. */
 uint64_t kv_range_total(const struct kv_range *range);
 
 /* A read-only txn (kv_txn_is_read_only) as a whole. */

@@ -11,6 +11,7 @@
 enum {
     SEGMENT_BYTES_MIN = 16 << 10,
     SEGMENT_BYTES_MAX = 256 << 10,
+    PREFETCH_BYTES = 512, /* of a record; the processor sees by itself that the rest follows */
     SEGMENTS = 64, /* a budget is at least about this many, so giving one up is a small step */
 };
 
@@ -221,6 +222,21 @@ void kv_cache_superseded(struct kv_cache *c, int64_t main, uint32_t sub)
     item->superseded = 1;
     s->superseded += item_bytes(item->len);
     assert(s->superseded <= s->fill);
+}
+
+void kv_cache_prefetch_slot(const struct kv_cache *c, int64_t main, uint32_t sub)
+{
+    __builtin_prefetch(&c->slots[slot_of(c, main, sub)]);
+}
+
+/* The home slot is nearly always the right one; when it is not, only the time is lost. */
+void kv_cache_prefetch_record(const struct kv_cache *c, int64_t main, uint32_t sub, size_t len)
+{
+    const char *item = (const char *)c->slots[slot_of(c, main, sub)];
+    size_t end = MIN(sizeof(struct kv_cache_item) + len, (size_t)PREFETCH_BYTES);
+
+    for (size_t at = 0; item != NULL && at < end; at += 64)
+        __builtin_prefetch(item + at);
 }
 
 void kv_cache_written(struct kv_cache *c, uint64_t sequence)

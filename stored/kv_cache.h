@@ -40,6 +40,9 @@ uint8_t *kv_cache_add(struct kv_cache *c, int64_t main, uint32_t sub, size_t len
                       uint64_t sequence);
 /* Borrowed until the next kv_cache_add or kv_cache_written. False: not here. */
 bool kv_cache_get(struct kv_cache *c, int64_t main, uint32_t sub, struct bytes *ret);
+/* Before many kv_cache_get: brings their memory near, first all slots, then all records. */
+void kv_cache_prefetch_slot(const struct kv_cache *c, int64_t main, uint32_t sub);
+void kv_cache_prefetch_record(const struct kv_cache *c, int64_t main, uint32_t sub, size_t len);
 void kv_cache_written(struct kv_cache *c, uint64_t sequence);
 /* A newer version of its key took its place: a segment that is mostly such records goes early. */
 void kv_cache_superseded(struct kv_cache *c, int64_t main, uint32_t sub);

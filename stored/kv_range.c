@@ -30,6 +30,7 @@
 enum {
     WALK_SLICE = 4096,       /* keys looked at per slice: well under a millisecond */
     COLD_SLICE = 256,        /* records read from the engine per slice */
+    AHEAD = 16,              /* records whose memory is fetched while those before are copied */
     NOW_WALK_MAX = 1024,     /* keys kv_range_now looks at */
     NOW_ITEMS_MAX = 128,     /* it collects for sorting and filtering */
 };
@@ -491,39 +492,69 @@ static int emit_item(struct kv_range *g, const struct item *item, struct buf *ou
     return r;
 }
 
+/* Records lie all over the cache, and their slots all over its table: fetched one after the other
+ * each would cost two or three waits for memory. */
+static void prefetch(const struct kv_range *g, const struct item *items, size_t count)
+{
+    const struct kv_cache *c = &g->kv->cache;
+
+    if (!emits_records(g) || count < 2)
+        return;
+    for (size_t i = 0; i < count; i++)
+        kv_cache_prefetch_slot(c, items[i].v.main, items[i].v.sub);
+    for (size_t i = 0; i < count; i++)
+        kv_cache_prefetch_record(c, items[i].v.main, items[i].v.sub, items[i].v.size);
+}
+
 static int emit_collected(struct kv_range *g, size_t max_bytes, struct buf *out)
 {
     size_t at = out->len;
     int r = 0;
 
     while (r == 0 && g->emitted < g->answered && out->len - at < max_bytes &&
-           g->cold_count < COLD_SLICE)
-        r = emit_item(g, &g->items[g->emitted++], out);
+           g->cold_count < COLD_SLICE) {
+        const struct item *items = &g->items[g->emitted];
+        size_t n = (size_t)MIN(g->answered - g->emitted, (uint64_t)AHEAD);
+
+        prefetch(g, items, n);
+        for (size_t i = 0; i < n && r == 0 && out->len - at < max_bytes; i++, g->emitted++)
+            r = emit_item(g, &items[i], out);
+    }
     return r;
 }
 
 static int emit_walking(struct kv_range *g, size_t max_bytes, struct buf *out)
 {
+    struct item items[AHEAD];
     struct kv_index_iter it;
     const struct kv_entry *e;
-    struct item item;
     size_t at = out->len, looked = 0;
     int r = 0;
 
-    for (seek(g, &it); (e = kv_index_iter_get(&it)) != NULL; kv_index_iter_next(&it)) {
-        if (g->emitted == g->answered || r < 0)
+    seek(g, &it);
+    for (;;) {
+        size_t n = 0, bytes = out->len - at;
+
+        for (; n < AHEAD && g->emitted + n < g->answered && bytes < max_bytes &&
+               looked < WALK_SLICE && (e = kv_index_iter_get(&it)) != NULL;
+             kv_index_iter_next(&it), looked++) {
+            if (!kv_entry_at(e, g->revision, &items[n].v))
+                continue;
+            bytes += items[n].v.size;
+            items[n++].entry = e;
+        }
+        prefetch(g, items, n);
+        for (size_t i = 0; i < n && r == 0; i++)
+            r = emit_item(g, &items[i], out);
+        g->emitted += n;
+        e = kv_index_iter_get(&it);
+        if (r < 0 || e == NULL || g->emitted == g->answered)
             return r;
-        if (out->len - at >= max_bytes || g->cold_count >= COLD_SLICE || looked++ >= WALK_SLICE) {
+        if (out->len - at >= max_bytes || g->cold_count >= COLD_SLICE || looked >= WALK_SLICE) {
             keep_cursor(g, kv_entry_key(e));
             return 0;
         }
-        if (!kv_entry_at(e, g->revision, &item.v))
-            continue;
-        item.entry = e;
-        r = emit_item(g, &item, out);
-        g->emitted++;
     }
-    return r;
 }
 
 static int emit(struct kv_range *g, size_t max_bytes, struct buf *out)

@@ -507,28 +507,31 @@ static void end_active(struct stored_read *read, int outcome)
     read_free(read);
 }
 
+/* A part is written where it leaves from. Until the total is known nothing is written. */
 static void step_range(struct stored *s, struct stored_read *read)
 {
-    struct buf *b = &s->scratch;
+    uint64_t total = kv_range_total(read->range);
     int r;
 
-    buf_clear(b);
-    r = kv_range_step(read->range, STORED_PART_BYTES, b);
+    if (total == 0) {
+        buf_clear(&s->scratch);
+        r = kv_range_step(read->range, STORED_PART_BYTES, &s->scratch);
+        assert(r < 0 || (r == 1 && s->scratch.len == 0));
+    } else {
+        struct buf *out = ipc_link_begin(read->gw->link, PROTO_RESULT, read->id);
+        size_t at;
+
+        proto_result_encode(out, &(struct proto_result){.total_bytes = total});
+        at = out->len;
+        r = kv_range_step(read->range, STORED_PART_BYTES, out);
+        read->sent_bytes += out->len - at;
+        ipc_link_end(read->gw->link);
+    }
     if (r < 0) {
         log_error("range: %s", strerror(-r));
         end_active(read, OUT_INTERNAL);
         stored_fatal(s, "the engine cannot be read");
         return;
-    }
-    if (b->len > 0 || r == 0) {
-        struct buf *out = ipc_link_begin(read->gw->link, PROTO_RESULT, read->id);
-
-        proto_result_encode(out, &(struct proto_result){
-                                     .total_bytes = kv_range_total(read->range),
-                                     .part = buf_bytes(b),
-                                 });
-        ipc_link_end(read->gw->link);
-        read->sent_bytes += b->len;
     }
     if (r == 0)
         end_active(read, OUT_OK);
