@@ -24,9 +24,13 @@ import threading
 import time
 import urllib.request
 
-import grpc
-from etcd3.etcdrpc import rpc_pb2 as pb
-from etcd3.etcdrpc import rpc_pb2_grpc as stubs
+# A channel whose calls fail at once is looked after by gRPC only this often; with its default of 5 s
+# it never gets through a handshake while clients try again and again.
+os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "20")
+
+import grpc  # noqa: E402
+from etcd3.etcdrpc import rpc_pb2 as pb  # noqa: E402
+from etcd3.etcdrpc import rpc_pb2_grpc as stubs  # noqa: E402
 
 PR_SET_CHILD_SUBREAPER = 36
 DAEMONS = ("raftd", "stored", "gatewayd")
@@ -41,7 +45,7 @@ class Failure(Exception):
 
 
 def until(what, predicate, timeout_s=HEAL_S, pause_s=0.02):
-    """Polls until predicate() is true and returns its value."""
+    """Polls until predicate() is true and returns its value. `what`: a text, or what makes one."""
     deadline = time.monotonic() + timeout_s
     pause = threading.Event()
     while True:
@@ -49,7 +53,7 @@ def until(what, predicate, timeout_s=HEAL_S, pause_s=0.02):
         if value:
             return value
         if time.monotonic() > deadline:
-            raise Failure(f"not within {timeout_s} s: {what}")
+            raise Failure(f"not within {timeout_s} s: {what() if callable(what) else what}")
         pause.wait(pause_s)
 
 
@@ -142,7 +146,7 @@ class Target:
 
 CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # how long a connection attempt may take
     ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.use_local_subchannel_pool", 1),

@@ -26,7 +26,7 @@ def put_body(path, key, value):
 
 def h2load(member, body, count, connections=4, streams=50):
     return subprocess.Popen(
-        ["h2load", "-n", str(count), "-c", str(connections), "-m", str(streams), "-d", body,
+        ["nice", "h2load", "-n", str(count), "-c", str(connections), "-m", str(streams), "-d", body,
          "-H", "content-type: application/grpc", "-H", "te: trailers",
          member.client_url + "/etcdserverpb.KV/Put"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -160,7 +160,7 @@ class Load:
     def wait_more(self, n, members=None, timeout_s=40):
         """n more operations with a result at each of these members."""
         goals = [(m, self.count(m) + n) for m in (members or self.members)]
-        until(f"{n} more results at each of {[m.name for m, _ in goals]}; so far "
+        until(lambda: f"{n} more results at each of {[m.name for m, _ in goals]}; so far "
               f"{dict(self.acked)}, errors {dict(self.errors)}",
               lambda: all(self.count(m) >= goal for m, goal in goals), timeout_s)
 
