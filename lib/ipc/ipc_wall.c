@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -40,6 +41,7 @@ struct ipc_wall {
     nng_socket socket;
     nng_dialer dialer;
     bool dialing;
+    char url[128]; /* dialled */
     int send_fd;
     nng_aio *recv_aio;
     void (*on_news)(void *user);
@@ -157,6 +159,19 @@ static void received(void *user)
         nng_recv_aio(w->socket, w->recv_aio);
 }
 
+static int start_dialer(struct ipc_wall *w)
+{
+    int r = nng_dialer_create(&w->dialer, w->socket, w->url);
+
+    if (r == 0)
+        r = nng_dialer_set_ms(w->dialer, NNG_OPT_RECONNMINT, REDIAL_MIN_MS);
+    if (r == 0)
+        r = nng_dialer_set_ms(w->dialer, NNG_OPT_RECONNMAXT, REDIAL_MAX_MS);
+    if (r == 0)
+        r = nng_dialer_start(w->dialer, NNG_FLAG_NONBLOCK);
+    return r;
+}
+
 static int open_endpoint(struct ipc_wall *w, const char *url, bool listen)
 {
     nng_listener listener;
@@ -171,14 +186,8 @@ static int open_endpoint(struct ipc_wall *w, const char *url, bool listen)
         return r;
     }
     w->dialing = true;
-    r = nng_dialer_create(&w->dialer, w->socket, url);
-    if (r == 0)
-        r = nng_dialer_set_ms(w->dialer, NNG_OPT_RECONNMINT, REDIAL_MIN_MS);
-    if (r == 0)
-        r = nng_dialer_set_ms(w->dialer, NNG_OPT_RECONNMAXT, REDIAL_MAX_MS);
-    if (r == 0)
-        r = nng_dialer_start(w->dialer, NNG_FLAG_NONBLOCK);
-    return r;
+    snprintf(w->url, sizeof(w->url), "%s", url);
+    return start_dialer(w);
 }
 
 static int open_socket(struct ipc_wall *w)
@@ -434,6 +443,26 @@ void ipc_wall_drop_pipe(struct ipc_wall *w, uint32_t pipe)
     forget(w, pipe);
     pthread_mutex_unlock(&w->lock);
     nng_pipe_close((nng_pipe){.id = pipe});
+}
+
+static void *close_dialer(void *arg)
+{
+    nng_dialer dialer = {.id = (uint32_t)(uintptr_t)arg};
+
+    nng_dialer_close(dialer);
+    return NULL;
+}
+
+/* As with sockets, closing may wait; here nobody has to wait for it. */
+void ipc_wall_dial_anew(struct ipc_wall *w)
+{
+    nng_dialer old = w->dialer;
+    pthread_t thread;
+
+    if (!w->dialing || start_dialer(w) != 0)
+        return;
+    if (pthread_create(&thread, NULL, close_dialer, (void *)(uintptr_t)old.id) == 0)
+        pthread_detach(thread);
 }
 
 void ipc_wall_set_redial(struct ipc_wall *w, uint32_t after_ms)
