@@ -109,7 +109,8 @@ enum write_kind { WRITE_READY, WRITE_MARKER };
 struct write_item {
     enum write_kind kind;
     struct raft_ready ready;
-    struct sm_store *staged; /* with ready.has_snapshot */
+    struct sm_store *staged; /* with ready.has_snapshot; NULL then: the state is there (a jump) */
+    bool activated;
     struct raft_snapshot marker;
     raft_index trim;
 };

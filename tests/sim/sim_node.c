@@ -456,6 +456,7 @@ static void activate(struct sim *s, struct sim_node *n, struct write_item *w)
 
     if (w->staged == NULL)
         return; /* a jump: the state is there */
+    w->activated = true;
     sm_close(n->sm);
     sm_store_free(n->store);
     n->store = TAKE(w->staged);
@@ -536,10 +537,11 @@ static void disk_done(struct sim *s, struct sim_node *n)
         seq = w->ready.seq;
         raft_persisted(n->raft, seq);
         send_raft(s, n, w->ready.messages_after, w->ready.message_after_count);
-        if (w->ready.has_snapshot) {
+        if (w->activated) {
             n->activating = false;
             if (n->sm != NULL)
-                CHECK(s, raft_deliver_resume(n->raft, w->ready.snapshot->index) == 0, "resume");
+                CHECK(s, raft_deliver_resume(n->raft, w->ready.snapshot->index) == 0,
+                      "node %" PRIu64 ": no delivery after its snapshot", n->id);
         }
     }
     for (size_t i = 0; i < count; i++)
