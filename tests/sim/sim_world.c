@@ -514,6 +514,12 @@ static void dispatch(struct sim *s, struct event *e)
     event_free(e);
 }
 
+/* Elections end by chance: without pre-vote, a member that missed the removal of the one it asks
+ * and the one it does not ask can outbid each other for a while. So calm lasts until a leader has
+ * had time to bring everybody up to date, within reason. */
+#define SETTLE (8 * SECOND)
+#define LEADERLESS_MAX (60 * SECOND)
+
 static void run(struct sim *s)
 {
     uint64_t elections;
@@ -532,6 +538,9 @@ static void run(struct sim *s)
             event_free(e);
             break;
         }
+        if (s->calm && sim_leader(s) == 0 && s->end < s->now + SETTLE &&
+            s->now < s->chaos_end + LEADERLESS_MAX)
+            s->end = s->now + SETTLE;
         elections = s->elections;
         dispatch(s, e);
         s->steps++;
