@@ -41,6 +41,8 @@ NUMBERS = [
                 r'\d+, \d+, \d+,', re.M), r"\1, V, SIZE, \2, \3, N, N, N,"),
     (re.compile(r'^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ ', re.M), ""),
     (re.compile(r'\ngoroutine 1 .*', re.S), ""),  # etcdctl's own crashes
+    (re.compile(r'-{2,}'), "-"),  # the width of a table depends on ids
+    (re.compile(r' {2,}'), " "),
     (re.compile(r' +$', re.M), ""),
 ]
 
