@@ -279,6 +279,34 @@ def away(target):
         return f"100000 puts in {took:.0f} s; {summary}"
 
 
+@test("away-beyond-the-log", 35)
+def away_beyond_the_log(target):
+    """The others no longer hold what it misses, so a snapshot is sent, with writes going on."""
+    with Cluster(target, 3, ["--snapshot-count", "1000"]).start() as cluster:
+        late = cluster.pick("follower")
+        others = [m for m in cluster.members if m is not late]
+        late.stop()
+        if bulk_put(cluster.wait_leader(others), 30000, 20) < 30000:
+            raise Failure("not all puts were answered")
+
+        def begins(m):
+            return max([0] + [int(i) for i in re.findall(r"the log begins at (\d+)", m.log())])
+        if not target.is_etcd:
+            until("the others drop the older log", lambda: min(map(begins, others)) > 20000, 60)
+        revision = others[0].contents()[1]
+        with Load(others, clients=4) as load:
+            load.press(others[0])
+            load.wait_more(20)
+            late.start()
+            late.wait_healthy(60)
+            until("the late member caught up", lambda: late.contents()[1] >= revision, 60)
+            load.wait_more(20)
+            late.kill("stored")  # what was received is durable
+            late.wait_healthy()
+            load.wait_more(20)
+            return finish(cluster, load)
+
+
 @test("paused-for-many-writes", 25)
 def paused_for_writes(target):
     """As above, but the member is frozen, and its connections with it."""
