@@ -445,7 +445,7 @@ Test(raft_replicate, one_that_forgot_everything)
         net_tick(n, 6);
         cr_assert_eq(net_leader(n), 1);
         cr_assert_eq(nd->applied, n->nodes[1].applied);
-        cr_assert_eq(nd->snapshot_count, compacted);
+        cr_assert_eq(nd->snapshot_count, (size_t)compacted);
         net_check_logs(n);
         net_free(n);
     }
