@@ -277,8 +277,10 @@ static void strike(struct sim *s, raft_id id)
     struct sim_node *n = &s->nodes[id];
 
     TRACE(s, "nemesis: strikes new leader %" PRIu64, id);
-    if (sim_chance(s, 700))
-        isolate(s, id, sim_chance(s, 700), true);
+    if (sim_chance(s, 800))
+        heal(s); /* those struck before come back with what only they have */
+    if (sim_chance(s, 800))
+        isolate(s, id, sim_chance(s, 800), true);
     else if (n->state == NODE_UP)
         node_crash(s, n, sim_chance(s, 500));
 }
@@ -444,11 +446,13 @@ static void draw_character(struct sim *s)
         /* leaders come and go with what only they have */
         memset(s->weights, 0, sizeof(s->weights));
         s->weights[N_ISOLATE] = 20;
-        s->weights[N_ONE_WAY] = 20;
+        s->weights[N_ONE_WAY] = 10;
         s->weights[N_HEAL] = 20;
         s->weights[N_KILL] = s->weights[N_POWER] = s->weights[N_PAUSE] = 10;
-        s->nemesis_ms = (uint32_t)sim_between(s, 200, 1500);
+        s->nemesis_ms = (uint32_t)sim_between(s, 300, 4000);
         s->think_ms = (uint32_t)sim_between(s, 3, 30);
+        if (sim_chance(s, 700))
+            s->append_bytes = s->inflight = 1; /* an older entry arrives without the newer ones */
     }
     s->weights[N_HEAL] = MAX(s->weights[N_HEAL], 10);
     s->chaos_end = sim_between(s, 8, 22) * SECOND;
@@ -458,7 +462,9 @@ static void draw_character(struct sim *s)
 static void bootstrap(struct sim *s)
 {
     static const size_t sizes[] = {1, 2, 3, 3, 3, 3, 5, 5};
-    size_t count = s->churn ? 5 : s->members ? 3 : sizes[prng_below(&s->prng, ARRAY_LEN(sizes))];
+    size_t count = s->churn     ? (sim_chance(s, 600) ? 3 : 5)
+                   : s->members ? 3
+                                : sizes[prng_below(&s->prng, ARRAY_LEN(sizes))];
 
     for (raft_id id = 1; id <= count; id++) {
         struct sim_op *op = op_new(s, OP_CONF);
@@ -517,7 +523,7 @@ static void dispatch(struct sim *s, struct event *e)
 /* Elections end by chance: without pre-vote, a member that missed the removal of the one it asks
  * and the one it does not ask can outbid each other for a while. So calm lasts until a leader has
  * had time to bring everybody up to date, within reason. */
-#define SETTLE (8 * SECOND)
+#define SETTLE         (8 * SECOND)
 #define LEADERLESS_MAX (60 * SECOND)
 
 static void run(struct sim *s)
@@ -544,8 +550,8 @@ static void run(struct sim *s)
         elections = s->elections;
         dispatch(s, e);
         s->steps++;
-        if (s->churn && s->elections != elections && sim_chance(s, 600) && sim_leader(s) != 0) {
-            e = sim_post(s, sim_chance(s, 500) ? 0 : sim_between(s, 0, 8 * MS), EV_SPLIT, 0);
+        if (s->churn && s->elections != elections && sim_chance(s, 750) && sim_leader(s) != 0) {
+            e = sim_post(s, sim_chance(s, 350) ? 0 : sim_between(s, 0, 12 * MS), EV_SPLIT, 0);
             e->a = sim_leader(s);
             e->b = 1;
         }
