@@ -2,11 +2,9 @@
  * Peer transport over nng push and pull sockets.
  *
  * State of one connection ("lane") on the loop: down -> up on nng's pipe event, then at most one
- * batch is with nng at a time, and the rest gathers in `out`. Sending is nng's non-blocking call on
- * the loop thread: a completion callback would cost two thread switches per batch to say what is
- * nearly always known already; only a batch that nng does not take waits for its descriptor.
- * nng's callbacks only append to the inbox under its lock. A lane is named there by number, never
- * by pointer, because an event may arrive after the lane is gone.
+ * batch is handed to nng at a time, and the rest gathers in `out`. nng's callbacks only append to
+ * the inbox under its lock. A lane is named there by number, never by pointer, because an event
+ * may arrive after the lane is gone.
  */
 #include "raftd/peer/peers.h"
 
@@ -47,11 +45,11 @@ struct lane {
     enum peer_lane kind;
     nng_socket sock;
     nng_dialer dialer;
-    struct loop_io *sendable;
-    bool open, up, overflowed;
-    bool blocked; /* nng takes no batch now */
+    nng_aio *aio;
+    bool open, up, sending, overflowed;
     int pipe;
     struct buf out; /* while up: begins with a batch header */
+    size_t sending_bytes;
 };
 
 struct peer {
@@ -98,6 +96,8 @@ struct peers {
     bool inbox_stalled;
     struct pipe_event *events;
     size_t event_count, event_cap;
+    uint64_t *sent; /* lanes whose batch was taken (or failed) */
+    size_t sent_count, sent_cap;
 };
 
 static int nng_errno(int rv)
@@ -152,6 +152,20 @@ static void on_received(void *arg)
     pthread_mutex_unlock(&p->lock);
     if (!stalled)
         nng_recv_aio(p->pull, p->pull_aio);
+    loop_wake_send(p->wake);
+}
+
+static void on_sent(void *arg)
+{
+    struct lane *lane = arg;
+    struct peers *p = lane->peers;
+
+    if (nng_aio_result(lane->aio) != 0)
+        nng_msg_free(nng_aio_get_msg(lane->aio));
+    pthread_mutex_lock(&p->lock);
+    GROW(p->sent, p->sent_count, p->sent_cap);
+    p->sent[p->sent_count++] = lane->lane_id;
+    pthread_mutex_unlock(&p->lock);
     loop_wake_send(p->wake);
 }
 
@@ -210,27 +224,11 @@ static int lane_dial(struct lane *lane, const char *text)
     return rv == 0 ? 0 : nng_errno(rv);
 }
 
-static void set_blocked(struct lane *lane, bool blocked)
-{
-    if (lane->blocked == blocked)
-        return;
-    lane->blocked = blocked;
-    loop_io_set(lane->sendable, blocked ? LOOP_READ : 0);
-}
-
-static void on_sendable(void *user, unsigned int events)
-{
-    struct lane *lane = user;
-
-    set_blocked(lane, false);
-    loop_hook_arm(lane->peers->flush);
-}
-
 static int lane_open(struct peers *p, struct peer *peer, enum peer_lane kind)
 {
     struct lane *lane = &peer->lanes[kind];
     struct lane_ref *ref = xcalloc(1, sizeof(*ref));
-    int rv, fd;
+    int rv;
 
     *lane = (struct lane){
         .peers = p, .lane_id = ++p->last_lane_id, .peer_id = peer->id, .kind = kind};
@@ -240,9 +238,7 @@ static int lane_open(struct peers *p, struct peer *peer, enum peer_lane kind)
     if (rv != 0)
         return nng_errno(rv);
     lane->open = true;
-    rv = nng_socket_get_int(lane->sock, NNG_OPT_SENDFD, &fd);
-    if (rv == 0)
-        lane->sendable = loop_io_new(p->loop, "peer sendable", fd, on_sendable, lane);
+    rv = nng_aio_alloc(&lane->aio, on_sent, lane);
     if (rv == 0)
         rv = nng_pipe_notify(lane->sock, NNG_PIPE_EV_ADD_POST, on_pipe, ref);
     if (rv == 0)
@@ -254,9 +250,12 @@ static int lane_open(struct peers *p, struct peer *peer, enum peer_lane kind)
 
 static void lane_close(struct lane *lane)
 {
-    loop_io_free(lane->sendable); /* before its descriptor is gone */
     if (lane->open)
         nng_close(lane->sock);
+    if (lane->aio != NULL) {
+        nng_aio_stop(lane->aio);
+        nng_aio_free(lane->aio);
+    }
     buf_fini(&lane->out);
     *lane = (struct lane){0};
 }
@@ -281,21 +280,23 @@ static void lane_send(struct peers *p, struct peer *peer, struct lane *lane)
 {
     nng_msg *msg;
 
-    if (!lane->up || lane->blocked || lane->out.len <= HEADER_BYTES)
+    if (!lane->up || lane->sending || lane->out.len <= HEADER_BYTES)
         return;
-    if (nng_msg_alloc(&msg, lane->out.len) != 0)
+    if (nng_msg_alloc(&msg, 0) != 0)
         return; /* stays queued; the next turn tries again */
-    memcpy(nng_msg_body(msg), lane->out.data, lane->out.len);
-    if (nng_sendmsg(lane->sock, msg, NNG_FLAG_NONBLOCK) != 0) {
+    if (nng_msg_append(msg, lane->out.data, lane->out.len) != 0) {
         nng_msg_free(msg);
-        set_blocked(lane, true); /* or the connection ended, which is news to come */
         return;
     }
     peer->stats.bytes_sent += lane->out.len;
+    lane->sending_bytes = lane->out.len;
     buf_clear(&lane->out);
     buf_trim(&lane->out, OUT_KEEP_BYTES);
     batch_begin(p, lane);
+    lane->sending = true;
     lane->overflowed = false;
+    nng_aio_set_msg(lane->aio, msg);
+    nng_send_aio(lane->sock, lane->aio);
 }
 
 static void lane_greet(struct peers *p, struct lane *lane)
@@ -328,7 +329,8 @@ static void lane_set_down(struct peers *p, struct peer *peer, struct lane *lane)
     lane->up = false;
     lane->pipe = 0;
     buf_clear(&lane->out);
-    set_blocked(lane, false);
+    if (lane->sending)
+        nng_aio_cancel(lane->aio); /* not to be sent to a successor ahead of its hello */
     if (lane->kind == PEER_LANE_MAIN) {
         peer->stats.up = false;
         peer->stats.up_since_ms = 0;
@@ -425,7 +427,8 @@ static void on_wake(void *user)
     struct peers *p = user;
     nng_msg **msgs;
     struct pipe_event *events;
-    size_t msg_count, event_count;
+    uint64_t *sent;
+    size_t msg_count, event_count, sent_count;
     bool stalled;
 
     pthread_mutex_lock(&p->lock);
@@ -433,20 +436,34 @@ static void on_wake(void *user)
     msg_count = p->inbox_count;
     events = TAKE(p->events);
     event_count = p->event_count;
+    sent = TAKE(p->sent);
+    sent_count = p->sent_count;
     stalled = p->inbox_stalled;
     p->inbox_count = p->inbox_cap = p->inbox_bytes = 0;
     p->event_count = p->event_cap = 0;
+    p->sent_count = p->sent_cap = 0;
     p->inbox_stalled = false;
     pthread_mutex_unlock(&p->lock);
 
     for (size_t i = 0; i < event_count; i++)
         on_pipe_event(p, &events[i]);
+    for (size_t i = 0; i < sent_count; i++) {
+        struct peer *peer;
+        struct lane *lane = find_lane(p, sent[i], &peer);
+
+        if (lane != NULL) {
+            lane->sending = false;
+            lane->sending_bytes = 0;
+            loop_hook_arm(p->flush);
+        }
+    }
     for (size_t i = 0; i < msg_count; i++) {
         on_batch(p, msgs[i]);
         nng_msg_free(msgs[i]);
     }
     free(msgs);
     free(events);
+    free(sent);
     if (stalled)
         nng_recv_aio(p->pull, p->pull_aio);
 }
@@ -472,7 +489,7 @@ struct buf *peers_begin(struct peers *p, uint64_t id, enum peer_lane kind, enum 
     if (peer == NULL)
         return NULL;
     lane = &peer->lanes[kind];
-    if (!lane->up || lane->out.len >= PEERS_QUEUE_BYTES_MAX) {
+    if (!lane->up || lane->out.len + lane->sending_bytes >= PEERS_QUEUE_BYTES_MAX) {
         peer->stats.frames_dropped++;
         if (lane->up && !lane->overflowed) {
             lane->overflowed = true;
@@ -680,6 +697,7 @@ void peers_stop(struct peers *p)
         nng_msg_free(p->inbox[i]);
     free(p->inbox);
     free(p->events);
+    free(p->sent);
     loop_timer_free(p->rotate);
     loop_hook_free(p->flush);
     loop_wake_free(p->wake);
