@@ -19,6 +19,7 @@ struct loop;
 struct sockaddr;
 struct http_client;
 struct http_call;
+struct tls_context;
 
 struct http_client_handler {
     /* The connection is up. May be NULL. */
@@ -35,6 +36,8 @@ struct http_client_options {
     size_t header_bytes_max;   /* per answer; 0: 65536 */
     uint32_t window_bytes; /* HTTP/2 receive window of stream and connection; 0: 1 MiB and 16 MiB */
     const char *authority; /* NULL: made of the address; copied */
+    struct tls_context *tls; /* NULL: plain; borrowed for the connection's life */
+    const char *tls_name; /* what the server's certificate must be valid for; NULL: the address */
 };
 
 /* Numeric address only ("127.0.0.1", "::1"): names are resolved elsewhere, off the loop. NULL with
@@ -48,6 +51,8 @@ bool http_client_connected(const struct http_client *client);
 /* Calls open or waiting; and how many the peer allows at once (SETTINGS), 1 for HTTP/1.1. */
 size_t http_client_call_count(const struct http_client *client);
 uint32_t http_client_streams_max(const struct http_client *client);
+/* Why the TLS handshake failed, after on_disconnected with -EPROTO; "" otherwise. */
+const char *http_client_tls_error(const struct http_client *client);
 
 struct http_call_handler {
     void (*on_headers)(void *user, struct http_call *call,

@@ -48,17 +48,29 @@ enum {
 struct http_transport {
     const struct http_transport_ops *ops;
     int fd;
+    struct tls_stream *tls; /* of the TLS table */
 };
 struct http_transport_ops {
+    /* What has to happen before anything else; 0: done. May leave pending bytes. NULL: nothing. */
+    int (*handshake)(struct http_transport *t);
     ssize_t (*read)(struct http_transport *t, void *data, size_t len); /* 0: end of input */
     ssize_t (*writev)(struct http_transport *t, const struct iovec *iov, int count);
+    /* Bytes that writev took and the kernel did not, and another try at them; NULL: never any. */
+    size_t (*pending)(const struct http_transport *t);
+    int (*flush)(struct http_transport *t);
     void (*shutdown)(struct http_transport *t); /* no more output */
     void (*close)(struct http_transport *t);    /* closes fd */
     /* What was negotiated, "h2" or "http/1.1"; NULL: look at the first bytes. */
     const char *(*alpn)(const struct http_transport *t);
+    const char *(*peer_cn)(const struct http_transport *t); /* NULL: none */
+    const char *(*error)(const struct http_transport *t);   /* why the handshake failed; "" */
     const char *scheme;
 };
 void http_transport_init_plain(struct http_transport *t, int fd);
+static inline size_t http_transport_pending(const struct http_transport *t)
+{
+    return t->ops->pending != NULL ? t->ops->pending(t) : 0;
+}
 
 /*
  * http_out.c: bytes on their way to one transport. During a round, segments point into `scratch`

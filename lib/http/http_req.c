@@ -338,6 +338,11 @@ uint64_t http_req_conn_id(const struct http_req *req)
     return req->conn->id;
 }
 
+const char *http_req_peer_cn(const struct http_req *req)
+{
+    return req->conn->transport.ops->peer_cn(&req->conn->transport);
+}
+
 struct http_server *http_req_server(const struct http_req *req)
 {
     return req->conn->server;

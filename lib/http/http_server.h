@@ -29,6 +29,7 @@
 struct loop;
 struct http_server;
 struct http_req;
+struct tls_context;
 
 enum http_body_mode {
     HTTP_BODY_BUFFER,
@@ -54,6 +55,8 @@ struct http_handler {
     void (*on_drained)(void *user, struct http_req *req);
     /* The request is over; see above. */
     void (*on_closed)(void *user, struct http_req *req);
+    /* A TLS handshake failed, for the log. May be NULL. */
+    void (*on_rejected)(void *user, const char *peer, const char *why);
 };
 
 /* Bytes and counts are refused above, times are milliseconds; 0 means no limit where said. */
@@ -91,6 +94,8 @@ struct http_counters {
     uint64_t resets_sent;
     uint64_t protocol_errors; /* malformed input that ended a connection or a request */
     uint64_t timeouts;        /* connections ended by a deadline */
+    uint64_t handshakes;      /* TLS, completed */
+    uint64_t handshake_errors;
     uint64_t bytes_in;
     uint64_t bytes_out;
     uint64_t buffered_bytes; /* request bodies held now */
@@ -105,8 +110,13 @@ void http_server_free(struct http_server *server);
 /* Adopts a listening stream socket (made non-blocking). 0, or a negative errno and fd stays with
  * the caller. */
 int http_server_listen(struct http_server *server, int fd);
+/* The same with TLS on every connection; HTTP/2 or HTTP/1.1 is agreed on by ALPN, else by the first
+ * bytes. tls is borrowed for the server's life. */
+int http_server_listen_tls(struct http_server *server, int fd, struct tls_context *tls);
 /* Adopts a connected stream socket as if accepted. Ownership as above. */
 int http_server_adopt(struct http_server *server, int fd);
+/* NULL: plain. */
+int http_server_adopt_tls(struct http_server *server, int fd, struct tls_context *tls);
 
 /*
  * Stops accepting (listening descriptors are closed here, not shut down: another process may hold
@@ -135,6 +145,8 @@ struct http_header http_req_header_at(const struct http_req *req, size_t i);
 struct bytes http_req_body(const struct http_req *req);
 const char *http_req_peer(const struct http_req *req); /* "127.0.0.1:1234", "[::1]:1234", "unix" */
 uint64_t http_req_conn_id(const struct http_req *req); /* unique in the process's life, from 1 */
+/* Common name of the client's verified certificate; NULL: none, or no TLS. */
+const char *http_req_peer_cn(const struct http_req *req);
 struct http_server *http_req_server(const struct http_req *req);
 bool http_req_answered(
     const struct http_req *req); /* http_respond or _begin was called, or reset */

@@ -40,9 +40,14 @@ static void plain_close(struct http_transport *t)
     t->fd = -1;
 }
 
-static const char *plain_alpn(const struct http_transport *t)
+static const char *plain_none(const struct http_transport *t)
 {
     return NULL;
+}
+
+static const char *plain_error(const struct http_transport *t)
+{
+    return "";
 }
 
 static const struct http_transport_ops plain_ops = {
@@ -50,12 +55,13 @@ static const struct http_transport_ops plain_ops = {
     .writev = plain_writev,
     .shutdown = plain_shutdown,
     .close = plain_close,
-    .alpn = plain_alpn,
+    .alpn = plain_none,
+    .peer_cn = plain_none,
+    .error = plain_error,
     .scheme = "http",
 };
 
 void http_transport_init_plain(struct http_transport *t, int fd)
 {
-    t->ops = &plain_ops;
-    t->fd = fd;
+    *t = (struct http_transport){.ops = &plain_ops, .fd = fd};
 }
