@@ -97,7 +97,7 @@ bool ipc_wall_pipe_known(struct ipc_wall *w, uint32_t pipe);
 void ipc_wall_forget_before(struct ipc_wall *w, uint32_t pipe); /* those are dead */
 void ipc_wall_drop_pipe(struct ipc_wall *w, uint32_t pipe);
 void ipc_wall_set_redial(struct ipc_wall *w, uint32_t after_ms); /* dialing side; else nothing */
-/* A new dialer in place of the old one, which is not trusted any more. */
-void ipc_wall_dial_anew(struct ipc_wall *w);
+/* A new dialer or listener in place of the old one, which is not trusted any more. Does not wait. */
+void ipc_wall_renew(struct ipc_wall *w);
 
 #endif

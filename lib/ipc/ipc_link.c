@@ -38,9 +38,13 @@ enum {
     REDIAL_MAX_MS = 100,
     STABLE_MS = 1000, /* a connection that lived so long was no flapping */
     OUT_KEEP_BYTES = 256 << 10,
-    /* nng (1.5.2) forgets to redial, once in some hundred ends of a connection that come while it
-     * is made. Who has no connection for two looks takes a new dialer. */
-    DIAL_CHECK_MS = 500,
+    /* nng before 1.6 takes a connection that ends while it is made, with EPIPE, for its own end: the
+     * dialer dials no more, the listener accepts no more (nng's issue 1518). Who has no connection
+     * for some looks takes a new one; the listener is
+     * slower, as a new one refuses who is just connecting to the old. */
+    ENDPOINT_CHECK_MS = 500,
+    DIALER_LOOKS = 2,
+    LISTENER_LOOKS = 5,
 };
 
 struct backlog_msg {
@@ -59,8 +63,8 @@ struct ipc_link {
     struct loop_io *send_io;
     struct loop_wake *wake;
     struct loop_hook *flush_hook;
-    struct loop_timer *dial_check; /* dialing side */
-    unsigned int looks;            /* without a connection */
+    struct loop_timer *endpoint_check;
+    unsigned int looks, looks_max; /* without a connection */
 
     uint32_t pipe; /* 0: no connection */
     uint64_t own_epoch, peer_epoch;
@@ -510,15 +514,15 @@ static void on_wake(void *user)
         go_down(l);
 }
 
-static void on_dial_check(void *user)
+static void on_endpoint_check(void *user)
 {
     struct ipc_link *l = user;
 
     if (l->pipe != 0 || ipc_wall_newest_pipe(l->wall) != 0) {
         l->looks = 0;
-    } else if (++l->looks >= 2) {
+    } else if (++l->looks >= l->looks_max) {
         l->looks = 0;
-        ipc_wall_dial_anew(l->wall);
+        ipc_wall_renew(l->wall);
     }
 }
 
@@ -555,10 +559,9 @@ int ipc_link_start(const struct ipc_link_args *args, struct ipc_link **ret_link)
     }
     l->send_io = loop_io_new(l->loop, l->name, ipc_wall_send_fd(l->wall), on_sendable, l);
     l->flush_hook = loop_hook_new(l->loop, l->name, LOOP_PHASE_FLUSH, on_flush, l);
-    if (!args->listen) {
-        l->dial_check = loop_timer_new(l->loop, l->name, on_dial_check, l);
-        loop_timer_start(l->dial_check, DIAL_CHECK_MS, DIAL_CHECK_MS);
-    }
+    l->looks_max = args->listen ? LISTENER_LOOKS : DIALER_LOOKS;
+    l->endpoint_check = loop_timer_new(l->loop, l->name, on_endpoint_check, l);
+    loop_timer_start(l->endpoint_check, ENDPOINT_CHECK_MS, ENDPOINT_CHECK_MS);
     *ret_link = l;
     return 0;
 }
@@ -591,8 +594,7 @@ void ipc_link_stop(struct ipc_link *l, uint64_t drain_ms)
         flush(l);
         drain(l, drain_ms);
     }
-    if (l->dial_check != NULL)
-        loop_timer_free(l->dial_check);
+    loop_timer_free(l->endpoint_check);
     loop_io_free(l->send_io);
     loop_hook_free(l->flush_hook);
     ipc_wall_close(l->wall);

@@ -39,9 +39,8 @@ struct pipe {
 
 struct ipc_wall {
     nng_socket socket;
-    nng_dialer dialer;
-    bool dialing;
-    char url[128]; /* dialled */
+    bool listening;
+    char url[128];
     int send_fd;
     nng_aio *recv_aio;
     void (*on_news)(void *user);
@@ -49,13 +48,16 @@ struct ipc_wall {
 
     pthread_mutex_t lock; /* for what follows */
     pthread_cond_t news;
+    unsigned int refs;    /* our user, and each helper thread */
+    uint32_t endpoint;    /* id of the dialer or listener; 0: none was made */
+    bool renewing;        /* a thread replaces it */
+    uint32_t redial_ms;
     struct ipc_msg queue[IPC_WALL_QUEUE]; /* a ring */
     size_t queue_head, queue_count;
     bool recv_posted; /* false: the queue was full */
     bool pipe_news;
     bool closing; /* no call of on_news any more */
     bool closed;  /* nng has let go of it */
-    bool abandoned; /* nobody waits for that: the closing thread frees it */
     struct pipe pipes[PIPES_MAX]; /* in order of appearance */
     size_t pipe_count;
 };
@@ -159,35 +161,47 @@ static void received(void *user)
         nng_recv_aio(w->socket, w->recv_aio);
 }
 
-static int start_dialer(struct ipc_wall *w)
+static int start_dialer(nng_socket socket, const char *url, uint32_t redial_ms, uint32_t *ret_id)
 {
-    int r = nng_dialer_create(&w->dialer, w->socket, w->url);
+    nng_dialer d;
+    int r = nng_dialer_create(&d, socket, url);
 
+    if (r != 0)
+        return r;
+    r = nng_dialer_set_ms(d, NNG_OPT_RECONNMINT, (nng_duration)redial_ms);
     if (r == 0)
-        r = nng_dialer_set_ms(w->dialer, NNG_OPT_RECONNMINT, REDIAL_MIN_MS);
+        r = nng_dialer_set_ms(d, NNG_OPT_RECONNMAXT, REDIAL_MAX_MS);
     if (r == 0)
-        r = nng_dialer_set_ms(w->dialer, NNG_OPT_RECONNMAXT, REDIAL_MAX_MS);
-    if (r == 0)
-        r = nng_dialer_start(w->dialer, NNG_FLAG_NONBLOCK);
+        r = nng_dialer_start(d, NNG_FLAG_NONBLOCK);
+    if (r != 0)
+        nng_dialer_close(d);
+    else
+        *ret_id = d.id;
     return r;
 }
 
-static int open_endpoint(struct ipc_wall *w, const char *url, bool listen)
+static int start_listener(nng_socket socket, const char *url, uint32_t *ret_id)
 {
-    nng_listener listener;
-    int r;
+    nng_listener l;
+    int r = nng_listener_create(&l, socket, url);
 
-    if (listen) {
-        r = nng_listener_create(&listener, w->socket, url);
-        if (r == 0)
-            r = nng_listener_set_int(listener, NNG_OPT_IPC_PERMISSIONS, 0600);
-        if (r == 0)
-            r = nng_listener_start(listener, 0);
+    if (r != 0)
         return r;
-    }
-    w->dialing = true;
-    snprintf(w->url, sizeof(w->url), "%s", url);
-    return start_dialer(w);
+    r = nng_listener_set_int(l, NNG_OPT_IPC_PERMISSIONS, 0600);
+    if (r == 0)
+        r = nng_listener_start(l, 0);
+    if (r != 0)
+        nng_listener_close(l);
+    else
+        *ret_id = l.id;
+    return r;
+}
+
+static int start_endpoint(const struct ipc_wall *w, uint32_t redial_ms, uint32_t *ret_id)
+{
+    if (w->listening)
+        return start_listener(w->socket, w->url, ret_id);
+    return start_dialer(w->socket, w->url, redial_ms, ret_id);
 }
 
 static int open_socket(struct ipc_wall *w)
@@ -217,8 +231,16 @@ static void init_cond(pthread_cond_t *cond)
     pthread_condattr_destroy(&attr);
 }
 
-static void free_wall(struct ipc_wall *w)
+/* The last one out frees it. */
+static void unref(struct ipc_wall *w)
 {
+    bool last;
+
+    pthread_mutex_lock(&w->lock);
+    last = --w->refs == 0;
+    pthread_mutex_unlock(&w->lock);
+    if (!last)
+        return;
     for (; w->queue_count > 0; w->queue_count--) {
         nng_msg_free(w->queue[w->queue_head].msg);
         w->queue_head = (w->queue_head + 1) % IPC_WALL_QUEUE;
@@ -236,11 +258,16 @@ int ipc_wall_open(const char *url, bool listen, void (*on_news)(void *user), voi
 
     if (strncmp(url, "ipc://", 6) != 0 || url[6] == '\0')
         return -EINVAL;
+    static_assert(sizeof(w->url) > 6 + 107, "a whole path");
     if (strlen(url + 6) > 107) /* sun_path of unix(7), with its NUL */
         return -ENAMETOOLONG;
     w = xcalloc(1, sizeof(*w));
     w->on_news = on_news;
     w->user = user;
+    w->refs = 1;
+    w->listening = listen;
+    w->redial_ms = REDIAL_MIN_MS;
+    snprintf(w->url, sizeof(w->url), "%s", url);
     pthread_mutex_init(&w->lock, NULL);
     init_cond(&w->news);
     r = nng_aio_alloc(&w->recv_aio, received, w);
@@ -251,7 +278,7 @@ int ipc_wall_open(const char *url, bool listen, void (*on_news)(void *user), voi
         goto fail_open;
     r = open_socket(w);
     if (r == 0)
-        r = open_endpoint(w, url, listen);
+        r = start_endpoint(w, w->redial_ms, &w->endpoint);
     if (r != 0)
         goto fail;
     w->recv_posted = true;
@@ -264,25 +291,43 @@ fail:
 fail_open:
     nng_aio_free(w->recv_aio);
 fail_aio:
-    free_wall(w);
+    unref(w);
     return errno_of(r);
 }
 
-static void *close_socket(void *arg)
+/* A thread of its own for a call into nng that may block for long. false: no thread to be had. */
+static bool run_apart(struct ipc_wall *w, void *(*fn)(void *arg))
 {
-    struct ipc_wall *w = arg;
-    bool abandoned;
+    pthread_t thread;
 
+    pthread_mutex_lock(&w->lock);
+    w->refs++;
+    pthread_mutex_unlock(&w->lock);
+    if (pthread_create(&thread, NULL, fn, w) != 0) {
+        unref(w);
+        return false;
+    }
+    pthread_detach(thread);
+    return true;
+}
+
+static void close_socket(struct ipc_wall *w)
+{
     nng_close(w->socket); /* waits for its connections, so for their events too */
     nng_aio_stop(w->recv_aio);
     nng_aio_free(w->recv_aio);
     pthread_mutex_lock(&w->lock);
     w->closed = true;
-    abandoned = w->abandoned;
     pthread_cond_signal(&w->news);
     pthread_mutex_unlock(&w->lock);
-    if (abandoned)
-        free_wall(w);
+}
+
+static void *close_apart(void *arg)
+{
+    struct ipc_wall *w = arg;
+
+    close_socket(w);
+    unref(w);
     return NULL;
 }
 
@@ -308,31 +353,19 @@ static struct timespec after_ms(uint64_t ms)
 void ipc_wall_close(struct ipc_wall *w)
 {
     struct timespec end = after_ms(CLOSE_WAIT_MS);
-    pthread_t thread;
-    bool closed;
 
     if (w == NULL)
         return;
     pthread_mutex_lock(&w->lock);
     w->closing = true;
     pthread_mutex_unlock(&w->lock);
-    if (pthread_create(&thread, NULL, close_socket, w) != 0) {
+    if (!run_apart(w, close_apart))
         close_socket(w);
-        free_wall(w);
-        return;
-    }
     pthread_mutex_lock(&w->lock);
     while (!w->closed && pthread_cond_timedwait(&w->news, &w->lock, &end) == 0)
         ;
-    closed = w->closed;
-    w->abandoned = !closed;
     pthread_mutex_unlock(&w->lock);
-    if (!closed) {
-        pthread_detach(thread);
-        return;
-    }
-    pthread_join(thread, NULL);
-    free_wall(w);
+    unref(w);
 }
 
 int ipc_wall_send_fd(const struct ipc_wall *w)
@@ -445,30 +478,51 @@ void ipc_wall_drop_pipe(struct ipc_wall *w, uint32_t pipe)
     nng_pipe_close((nng_pipe){.id = pipe});
 }
 
-static void *close_dialer(void *arg)
+static void *renew_apart(void *arg)
 {
-    nng_dialer dialer = {.id = (uint32_t)(uintptr_t)arg};
+    struct ipc_wall *w = arg;
+    uint32_t old, new = 0, redial_ms;
 
-    nng_dialer_close(dialer);
+    pthread_mutex_lock(&w->lock);
+    old = w->endpoint;
+    redial_ms = w->redial_ms;
+    pthread_mutex_unlock(&w->lock);
+    if (w->listening) /* unlinks the path: first, or it would unlink the new one's */
+        nng_listener_close((nng_listener){.id = old});
+    else
+        nng_dialer_close((nng_dialer){.id = old});
+    start_endpoint(w, redial_ms, &new); /* without success, the next renewal tries again */
+    pthread_mutex_lock(&w->lock);
+    w->endpoint = new;
+    w->renewing = false;
+    pthread_mutex_unlock(&w->lock);
+    unref(w);
     return NULL;
 }
 
-/* As with sockets, closing may wait; here nobody has to wait for it. */
-void ipc_wall_dial_anew(struct ipc_wall *w)
+void ipc_wall_renew(struct ipc_wall *w)
 {
-    nng_dialer old = w->dialer;
-    pthread_t thread;
+    bool busy;
 
-    if (!w->dialing || start_dialer(w) != 0)
-        return;
-    if (pthread_create(&thread, NULL, close_dialer, (void *)(uintptr_t)old.id) == 0)
-        pthread_detach(thread);
+    pthread_mutex_lock(&w->lock);
+    busy = w->renewing;
+    w->renewing = true;
+    pthread_mutex_unlock(&w->lock);
+    if (!busy && !run_apart(w, renew_apart)) {
+        pthread_mutex_lock(&w->lock);
+        w->renewing = false;
+        pthread_mutex_unlock(&w->lock);
+    }
 }
 
 void ipc_wall_set_redial(struct ipc_wall *w, uint32_t after_ms)
 {
-    if (w->dialing)
-        nng_dialer_set_ms(w->dialer, NNG_OPT_RECONNMINT,
-                          (nng_duration)MAX(MIN(after_ms, (uint32_t)REDIAL_MAX_MS),
-                                            (uint32_t)REDIAL_MIN_MS));
+    uint32_t id;
+
+    pthread_mutex_lock(&w->lock);
+    w->redial_ms = MAX(MIN(after_ms, (uint32_t)REDIAL_MAX_MS), (uint32_t)REDIAL_MIN_MS);
+    id = w->endpoint;
+    pthread_mutex_unlock(&w->lock);
+    if (!w->listening)
+        nng_dialer_set_ms((nng_dialer){.id = id}, NNG_OPT_RECONNMINT, (nng_duration)w->redial_ms);
 }

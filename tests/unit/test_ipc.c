@@ -3,11 +3,15 @@
 #include <errno.h>
 #include <nng/nng.h>
 #include <nng/protocol/pair0/pair.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "lib/ipc/ipc.h"
@@ -362,6 +366,21 @@ static void raw_open(struct raw *r, uint64_t epoch)
     cr_assert_eq(nng_dial(r->socket, url, NULL, 0), 0);
 }
 
+static void *close_socket(void *arg)
+{
+    nng_close((nng_socket){.id = (uint32_t)(uintptr_t)arg});
+    return NULL;
+}
+
+/* In a thread: the close may take for ever when the other side closes too (ipc_wall_close). */
+static void raw_close(struct raw *r)
+{
+    pthread_t thread;
+
+    cr_assert_eq(pthread_create(&thread, NULL, close_socket, (void *)(uintptr_t)r->socket.id), 0);
+    pthread_detach(thread);
+}
+
 static void raw_send(struct raw *r, uint64_t epoch, uint64_t echo, uint64_t consumed, uint16_t type,
                      uint64_t id)
 {
@@ -384,8 +403,11 @@ static void raw_expect_hello(struct raw *r, struct end *e, uint64_t echo)
     nng_msg *msg;
     int err;
 
-    while ((err = nng_recvmsg(r->socket, &msg, 0)) == NNG_ETIMEDOUT)
+    for (int i = 1; (err = nng_recvmsg(r->socket, &msg, 0)) == NNG_ETIMEDOUT; i++) {
         loop_run_once(e->loop, 1);
+        if (i % 100 == 0) /* its dialer may have gone silent, see ipc_link.c */
+            nng_dial(r->socket, url, NULL, NNG_FLAG_NONBLOCK);
+    }
     cr_assert_eq(err, 0);
     cr_assert_eq(ipc_batch_check(bytes_of(nng_msg_body(msg), nng_msg_len(msg)), &h), 0);
     nng_msg_free(msg);
@@ -435,7 +457,7 @@ Test(ipc, batches_of_other_epochs_are_dropped)
     cr_assert_eq(stats(&a).stale_batches, 7);
     cr_assert_eq(a.downs, 0);
     cr_assert_eq(stats(&a).malformed, 0);
-    nng_close(r.socket);
+    raw_close(&r);
     WAIT_FOR(loop, a.downs == 1);
     ipc_link_stop(a.link, 0);
     loop_free(loop);
@@ -493,8 +515,67 @@ Test(ipc, malformed_batch_costs_the_connection_only)
         WAIT_FOR(loop, a.downs == (int)i + 1);
         cr_assert_eq(stats(&a).malformed, i + 1, "%s", malformed_rows[i].what);
         cr_assert_eq(a.frames, 0, "%s", malformed_rows[i].what);
-        nng_close(r.socket);
+        raw_close(&r);
     }
+    ipc_link_stop(a.link, 0);
+    loop_free(loop);
+}
+
+/* ---- who ends a connection while it is made ---- */
+
+static int unix_socket(struct sockaddr_un *addr)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    cr_assert(fd >= 0);
+    *addr = (struct sockaddr_un){.sun_family = AF_UNIX};
+    cr_assert(strlen(url) - strlen("ipc://") < sizeof(addr->sun_path));
+    strcpy(addr->sun_path, url + strlen("ipc://"));
+    return fd;
+}
+
+Test(ipc, callers_that_hang_up_do_not_deafen_the_listener)
+{
+    struct loop *loop = loop_new();
+    struct end a = {0}, b = {0};
+
+    start(&a, loop, true, "listener", 0);
+    for (int i = 0; i < 50; i++) {
+        struct sockaddr_un addr;
+        int fd = unix_socket(&addr);
+
+        connect(fd, (struct sockaddr *)&addr, sizeof(addr)); /* refused by a deaf one: as good */
+        close(fd);
+    }
+    start(&b, loop, false, "dialer", 0);
+    WAIT_FOR(loop, a.ups == 1 && b.ups == 1);
+    ipc_link_stop(b.link, 0);
+    ipc_link_stop(a.link, 0);
+    loop_free(loop);
+}
+
+Test(ipc, a_listener_that_hangs_up_does_not_silence_the_dialer)
+{
+    struct loop *loop = loop_new();
+    struct end a = {0}, b = {0};
+    struct sockaddr_un addr;
+    int fd = unix_socket(&addr);
+
+    cr_assert_eq(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+    cr_assert_eq(listen(fd, 16), 0);
+    start(&b, loop, false, "dialer", 0);
+    for (int i = 0; i < 50; i++) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+
+        if (poll(&p, 1, 300) == 0) /* three times the longest pause between calls: silenced */
+            break;
+        close(accept4(fd, NULL, NULL, SOCK_CLOEXEC));
+    }
+    close(fd);
+    unlink(addr.sun_path);
+    start(&a, loop, true, "listener", 0);
+    WAIT_FOR(loop, a.ups == 1 && b.ups == 1);
+    ipc_link_stop(b.link, 0);
     ipc_link_stop(a.link, 0);
     loop_free(loop);
 }
@@ -511,7 +592,7 @@ Test(ipc, changed_epoch_within_a_connection_is_refused)
     raw_send(&r, 8, r.echo, 0, IPC_TYPE_HELLO, 0);
     WAIT_FOR(loop, a.downs == 1);
     cr_assert_eq(stats(&a).malformed, 1);
-    nng_close(r.socket);
+    raw_close(&r);
     ipc_link_stop(a.link, 0);
     loop_free(loop);
 }
