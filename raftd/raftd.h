@@ -269,6 +269,13 @@ void raftd_reads_on_state(struct raftd *r, const struct raft_read_state *s);
 void raftd_reads_retry(struct raftd *r, bool now); /* now: a leader has just become known */
 void raftd_reads_clear(struct raftd *r);
 
+/* ---- raftd_forward.c: what stored asks for ---- */
+void raftd_on_propose_own(struct raftd *r, struct bytes body);
+void raftd_forward(struct raftd *r, uint64_t call_id, struct bytes body);
+void raftd_forward_on_reply(struct raftd *r, uint64_t call_id, struct bytes body);
+void raftd_forward_on_peer(struct raftd *r, uint64_t from, struct bytes body);
+void raftd_forward_on_peer_reply(struct raftd *r, struct bytes body);
+
 /* ---- raftd_snapshot.c ---- */
 void raftd_snap_send(struct raftd *r, uint64_t peer_id);
 void raftd_snap_on_stored(struct raftd *r, const struct ipc_frame *f);

@@ -53,6 +53,21 @@ static void on_snap(struct raftd *r, const struct ipc_frame *f)
     raftd_snap_on_stored(r, f);
 }
 
+static void on_propose_own(struct raftd *r, const struct ipc_frame *f)
+{
+    raftd_on_propose_own(r, f->body);
+}
+
+static void on_forward(struct raftd *r, const struct ipc_frame *f)
+{
+    raftd_forward(r, f->id, f->body);
+}
+
+static void on_forward_reply(struct raftd *r, const struct ipc_frame *f)
+{
+    raftd_forward_on_reply(r, f->id, f->body);
+}
+
 static const struct {
     uint16_t type;
     void (*handle)(struct raftd *r, const struct ipc_frame *f);
@@ -62,6 +77,8 @@ static const struct {
     {PROTO_SNAP_META, on_snap},        {PROTO_SNAP_CHUNK, on_snap},
     {PROTO_SNAP_ACK, on_snap},         {PROTO_SNAP_STAGED, on_snap},
     {PROTO_SNAP_DONE, on_snap},        {PROTO_SNAP_CANCEL, on_snap},
+    {PROTO_PROPOSE_OWN, on_propose_own}, {PROTO_FORWARD, on_forward},
+    {PROTO_FORWARD_REPLY, on_forward_reply},
 };
 
 static void stored_fill_hello(void *user, struct buf *body)

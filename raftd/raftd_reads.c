@@ -75,7 +75,9 @@ void raftd_reads_add(struct raftd *r, uint64_t barrier_id)
 
 static void answer(struct raftd *r, struct round *round, int outcome, uint64_t index)
 {
-    struct proto_barrier_index m = {.outcome = (uint16_t)outcome, .index = index};
+    struct proto_barrier_index m = {.outcome = (uint16_t)outcome,
+                                    .index = index,
+                                    .term = raftd_is_leader(r) ? raft_get_term(r->raft) : 0};
 
     if (outcome != OUT_OK)
         r->counters.reads_failed += round->count;

@@ -206,6 +206,8 @@ static int execute(struct stored_gateway *gw, uint64_t id, enum proto_read_kind 
     case PROTO_READ_STATUS:
         put_status(s, out);
         return 0;
+    default:
+        break;
     }
     return OUT_UNIMPLEMENTED;
 }

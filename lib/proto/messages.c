@@ -66,11 +66,112 @@ int proto_payload_decode(struct bytes body, struct proto_payload *ret)
 {
     struct wire_reader r = wire_reader(body);
 
-    ret->kind = (enum proto_kind)get_enum(&r, PROTO_KIND_PUT, PROTO_KIND_CONF_CHANGE);
+    ret->kind = (enum proto_kind)get_enum(&r, PROTO_KIND_PUT, PROTO_KIND_MAX);
     ret->origin_member = wire_get_u64(&r);
     ret->origin_generation = wire_get_u64(&r);
     ret->request_id = wire_get_u64(&r);
     ret->identity = wire_get_bytes(&r);
+    ret->body = wire_rest(&r);
+    return wire_reader_done(&r);
+}
+
+void proto_lease_grant_encode(struct buf *b, const struct proto_lease_grant *m)
+{
+    wire_put_i64(b, m->id);
+    wire_put_i64(b, m->ttl);
+    wire_put_i64(b, m->ttl_min);
+}
+
+int proto_lease_grant_decode(struct bytes body, struct proto_lease_grant *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->id = wire_get_i64(&r);
+    ret->ttl = wire_get_i64(&r);
+    ret->ttl_min = wire_get_i64(&r);
+    return wire_reader_done(&r);
+}
+
+void proto_lease_clock_encode(struct buf *b, const struct proto_lease_clock *m)
+{
+    wire_put_u64(b, m->generation);
+    wire_put_u64(b, m->now_ms);
+    buf_append_bytes(b, m->deadlines);
+}
+
+int proto_lease_clock_decode(struct bytes body, struct proto_lease_clock *ret)
+{
+    enum { DEADLINE_BYTES = 16 };
+    struct wire_reader r = wire_reader(body);
+
+    ret->generation = wire_get_u64(&r);
+    ret->now_ms = wire_get_u64(&r);
+    ret->deadlines = wire_rest(&r);
+    if (ret->deadlines.len % DEADLINE_BYTES != 0)
+        return -EBADMSG;
+    return wire_reader_done(&r);
+}
+
+void proto_propose_own_encode(struct buf *b, const struct proto_propose_own *m)
+{
+    wire_put_u64(b, m->term);
+    wire_put_u8(b, (uint8_t)m->kind);
+    buf_append_bytes(b, m->body);
+}
+
+int proto_propose_own_decode(struct bytes body, struct proto_propose_own *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->term = wire_get_u64(&r);
+    ret->kind = (enum proto_kind)get_enum(&r, PROTO_KIND_PUT, PROTO_KIND_MAX);
+    ret->body = wire_rest(&r);
+    return wire_reader_done(&r);
+}
+
+void proto_forwarded_encode(struct buf *b, const struct proto_forwarded *m)
+{
+    wire_put_u64(b, m->member_id);
+    buf_append_bytes(b, m->body);
+}
+
+int proto_forwarded_decode(struct bytes body, struct proto_forwarded *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->member_id = wire_get_u64(&r);
+    ret->body = wire_rest(&r);
+    return wire_reader_done(&r);
+}
+
+void proto_forward_reply_encode(struct buf *b, const struct proto_forward_reply *m)
+{
+    wire_put_u64(b, m->member_id);
+    wire_put_u16(b, m->outcome);
+    buf_append_bytes(b, m->body);
+}
+
+int proto_forward_reply_decode(struct bytes body, struct proto_forward_reply *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->member_id = wire_get_u64(&r);
+    ret->outcome = wire_get_u16(&r);
+    ret->body = wire_rest(&r);
+    return wire_reader_done(&r);
+}
+
+void proto_forward_result_encode(struct buf *b, const struct proto_forward_result *m)
+{
+    wire_put_u16(b, m->outcome);
+    buf_append_bytes(b, m->body);
+}
+
+int proto_forward_result_decode(struct bytes body, struct proto_forward_result *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->outcome = wire_get_u16(&r);
     ret->body = wire_rest(&r);
     return wire_reader_done(&r);
 }
@@ -187,7 +288,7 @@ int proto_read_decode(struct bytes body, struct proto_read *ret)
 {
     struct wire_reader r = wire_reader(body);
 
-    ret->kind = (enum proto_read_kind)get_enum(&r, PROTO_READ_RANGE, PROTO_READ_STATUS);
+    ret->kind = (enum proto_read_kind)get_enum(&r, PROTO_READ_RANGE, PROTO_READ_MAX);
     ret->linearizable = get_bool(&r);
     ret->identity = wire_get_bytes(&r);
     ret->body = wire_rest(&r);
@@ -277,6 +378,7 @@ void proto_barrier_index_encode(struct buf *b, const struct proto_barrier_index 
 {
     wire_put_u16(b, m->outcome);
     wire_put_u64(b, m->index);
+    wire_put_u64(b, m->term);
 }
 
 int proto_barrier_index_decode(struct bytes body, struct proto_barrier_index *ret)
@@ -285,6 +387,7 @@ int proto_barrier_index_decode(struct bytes body, struct proto_barrier_index *re
 
     ret->outcome = wire_get_u16(&r);
     ret->index = wire_get_u64(&r);
+    ret->term = wire_get_u64(&r);
     return wire_reader_done(&r);
 }
 

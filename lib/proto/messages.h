@@ -59,6 +59,15 @@ enum proto_type {
     PROTO_SNAP_DONE,      /* id: transfer id; body: proto_outcome: activated */
     /* both */
     PROTO_SNAP_CHUNK,     /* id: transfer id; body: proto_snap_chunk */
+
+    /* stored -> raftd */
+    PROTO_PROPOSE_OWN = 80, /* id: 0; body: proto_propose_own: an entry nobody waits for */
+    PROTO_FORWARD = 81,   /* id: call id; body: a request for the leader's stored, opaque to raftd */
+    PROTO_FORWARD_REPLY = 82, /* id of the FORWARDED; body: proto_forward_reply */
+    /* raftd -> stored */
+    PROTO_FORWARDED = 83, /* id: the asker's call id; body: proto_forwarded */
+    PROTO_FORWARD_RESULT = 84, /* id: call id of a FORWARD; body: proto_forward_result. May never
+                                  come (a connection broke): the asker asks again */
 };
 
 /* ---- HELLO ---- */
@@ -81,11 +90,19 @@ enum proto_kind {
     PROTO_KIND_TXN,
     PROTO_KIND_COMPACT,
     PROTO_KIND_ALARM,
-    PROTO_KIND_LEASE_GRANT,
-    PROTO_KIND_LEASE_REVOKE,
+    PROTO_KIND_LEASE_GRANT,  /* body: proto_lease_grant */
+    PROTO_KIND_LEASE_REVOKE, /* body: etcdserverpb.LeaseRevokeRequest */
     PROTO_KIND_MEMBER_ATTR,  /* body: proto_member: name and client_urls of id (raftd publishes) */
     PROTO_KIND_CLUSTER_VERSION, /* body: text "3.7.0" */
     PROTO_KIND_CONF_CHANGE,  /* in entries of type conf: body: proto_conf_change */
+
+    /* what the leader's stored says of leases; without effect unless it is still the one that
+     * decides about them (ARCHITECTURE.md "Leases") */
+    PROTO_KIND_LEASE_KEEPER = 20, /* body: proto_u64: generation of the leader's stored */
+    PROTO_KIND_LEASE_CLOCK = 21,  /* body: proto_lease_clock */
+    PROTO_KIND_LEASE_EXPIRE = 22, /* body: u64 generation, then i64 lease ids */
+
+    PROTO_KIND_MAX = 63, /* a kind the executing stored does not know ends as OUT_UNIMPLEMENTED */
 };
 struct proto_payload {
     enum proto_kind kind;
@@ -99,6 +116,52 @@ struct proto_payload {
 };
 void proto_payload_encode(struct buf *b, const struct proto_payload *m);
 int proto_payload_decode(struct bytes body, struct proto_payload *ret);
+
+/* ---- leases ---- */
+struct proto_lease_grant {
+    int64_t id;      /* not 0: gatewayd chose one */
+    int64_t ttl;     /* seconds, as the client sent it */
+    int64_t ttl_min; /* what it is raised to: by the proposer's election timeout */
+};
+void proto_lease_grant_encode(struct buf *b, const struct proto_lease_grant *m);
+int proto_lease_grant_decode(struct bytes body, struct proto_lease_grant *ret);
+
+/* The lease clock goes on to now_ms; then the deadlines of some leases as of that clock. */
+struct proto_lease_clock {
+    uint64_t generation, now_ms;
+    struct bytes deadlines; /* the rest: repeated {i64 lease id, u64 deadline_ms, 0: forget it} */
+};
+void proto_lease_clock_encode(struct buf *b, const struct proto_lease_clock *m);
+int proto_lease_clock_decode(struct bytes body, struct proto_lease_clock *ret);
+
+/* ---- stored asks raftd ---- */
+struct proto_propose_own {
+    uint64_t term; /* dropped unless this member leads in this term; 0: by way of the leader */
+    enum proto_kind kind;
+    struct bytes body; /* the rest */
+};
+void proto_propose_own_encode(struct buf *b, const struct proto_propose_own *m);
+int proto_propose_own_decode(struct bytes body, struct proto_propose_own *ret);
+
+struct proto_forwarded {
+    uint64_t member_id; /* who asks; goes into the reply */
+    struct bytes body;  /* the rest */
+};
+void proto_forwarded_encode(struct buf *b, const struct proto_forwarded *m);
+int proto_forwarded_decode(struct bytes body, struct proto_forwarded *ret);
+struct proto_forward_reply {
+    uint64_t member_id;
+    uint16_t outcome; /* OUT_NOT_LEADER: ask again once the leader is known */
+    struct bytes body;
+};
+void proto_forward_reply_encode(struct buf *b, const struct proto_forward_reply *m);
+int proto_forward_reply_decode(struct bytes body, struct proto_forward_reply *ret);
+struct proto_forward_result {
+    uint16_t outcome;
+    struct bytes body;
+};
+void proto_forward_result_encode(struct buf *b, const struct proto_forward_result *m);
+int proto_forward_result_decode(struct bytes body, struct proto_forward_result *ret);
 
 /* ---- members ---- */
 struct proto_member {
@@ -173,6 +236,12 @@ enum proto_read_kind {
     PROTO_READ_ALARMS,    /* AlarmRequest(GET) -> AlarmResponse */
     PROTO_READ_HASH_KV,   /* HashKVRequest -> HashKVResponse */
     PROTO_READ_STATUS,    /* empty -> proto_store_status (not protobuf) */
+
+    PROTO_READ_LEASE_KEEP_ALIVE = 20, /* i64 ids -> per id {u32 length, LeaseKeepAliveResponse} */
+    PROTO_READ_LEASE_TTL = 21,        /* LeaseTimeToLiveRequest -> LeaseTimeToLiveResponse */
+    PROTO_READ_LEASES = 22,           /* LeaseLeasesRequest -> LeaseLeasesResponse */
+
+    PROTO_READ_MAX = 63,
 };
 struct proto_read {
     enum proto_read_kind kind;
@@ -222,6 +291,7 @@ int proto_outcome_decode(struct bytes body, struct proto_outcome *ret);
 struct proto_barrier_index {
     uint16_t outcome; /* OUT_OK, OUT_NO_LEADER, OUT_TIMEOUT..., OUT_LEADER_CHANGED */
     uint64_t index;   /* a read may be served once applied >= index */
+    uint64_t term;    /* this member leads in it now; 0: it does not lead */
 };
 void proto_barrier_index_encode(struct buf *b, const struct proto_barrier_index *m);
 int proto_barrier_index_decode(struct bytes body, struct proto_barrier_index *ret);

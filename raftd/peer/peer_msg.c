@@ -241,6 +241,38 @@ int peer_hash_decode(struct bytes body, struct peer_hash *ret)
     return wire_reader_done(&r);
 }
 
+void peer_forward_encode(struct buf *b, const struct peer_forward *m)
+{
+    wire_put_u64(b, m->call_id);
+    buf_append_bytes(b, m->body);
+}
+
+int peer_forward_decode(struct bytes body, struct peer_forward *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->call_id = wire_get_u64(&r);
+    ret->body = wire_rest(&r);
+    return wire_reader_done(&r);
+}
+
+void peer_forward_reply_encode(struct buf *b, const struct peer_forward_reply *m)
+{
+    wire_put_u64(b, m->call_id);
+    wire_put_u16(b, m->outcome);
+    buf_append_bytes(b, m->body);
+}
+
+int peer_forward_reply_decode(struct bytes body, struct peer_forward_reply *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->call_id = wire_get_u64(&r);
+    ret->outcome = wire_get_u16(&r);
+    ret->body = wire_rest(&r);
+    return wire_reader_done(&r);
+}
+
 char *peer_nng_url(const char *url)
 {
     static const char tcp[] = "http://", local[] = "localhost:", ipc[] = "unix://";

@@ -36,7 +36,9 @@ enum peer_type {
     PEER_SNAP_ACK,        /* peer_snap_ack. From the follower: */
     PEER_SNAP_END,        /* peer_snap_end */
     PEER_HASH,            /* peer_hash */
-    PEER_TYPE_MAX = PEER_HASH,
+    PEER_FORWARD,         /* peer_forward: a request of the sender's stored for the leader's */
+    PEER_FORWARD_REPLY,   /* peer_forward_reply */
+    PEER_TYPE_MAX = PEER_FORWARD_REPLY,
 };
 
 struct peer_header {
@@ -103,6 +105,21 @@ struct peer_hash {
 };
 void peer_hash_encode(struct buf *b, const struct peer_hash *m);
 int peer_hash_decode(struct bytes body, struct peer_hash *ret);
+
+struct peer_forward {
+    uint64_t call_id; /* the asking stored's */
+    struct bytes body;
+};
+void peer_forward_encode(struct buf *b, const struct peer_forward *m);
+int peer_forward_decode(struct bytes body, struct peer_forward *ret);
+
+struct peer_forward_reply {
+    uint64_t call_id;
+    uint16_t outcome;
+    struct bytes body;
+};
+void peer_forward_reply_encode(struct buf *b, const struct peer_forward_reply *m);
+int peer_forward_reply_decode(struct bytes body, struct peer_forward_reply *ret);
 
 /* A peer URL in nng's words; localhost becomes 127.0.0.1, so that no resolver is needed for it.
  * NULL: a scheme that members do not speak. free() */

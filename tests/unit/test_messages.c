@@ -44,7 +44,13 @@ ROUND_TRIP(result, true, .outcome = OUT_COMPACTED, .total_bytes = 12, .part = BY
 ROUND_TRIP(store_status, false, .revision = -1, .db_bytes = 5, .cluster_version = BYTES_LIT("3.7.0"),
            .alarms = BYTES_LIT("x"))
 ROUND_TRIP(outcome, false, .outcome = OUT_NO_LEADER)
-ROUND_TRIP(barrier_index, false, .outcome = OUT_OK, .index = 9)
+ROUND_TRIP(barrier_index, false, .outcome = OUT_OK, .index = 9, .term = 3)
+ROUND_TRIP(lease_grant, false, .id = 7, .ttl = -1, .ttl_min = 2)
+ROUND_TRIP(lease_clock, true, .generation = 3, .now_ms = 4, .deadlines = BYTES_LIT("0123456789abcdef"))
+ROUND_TRIP(propose_own, true, .term = 3, .kind = PROTO_KIND_LEASE_EXPIRE, .body = BYTES_LIT("b"))
+ROUND_TRIP(forwarded, true, .member_id = 3, .body = BYTES_LIT("b"))
+ROUND_TRIP(forward_reply, true, .member_id = 3, .outcome = OUT_NOT_LEADER, .body = BYTES_LIT("b"))
+ROUND_TRIP(forward_result, true, .outcome = OUT_NO_LEADER, .body = BYTES_LIT("b"))
 ROUND_TRIP(applied, false, .applied_index = 1, .durable_index = 2, .chain_hash = 3)
 ROUND_TRIP(u64, false, .value = 1)
 ROUND_TRIP(snap_meta, false, .index = 1, .term = 2, .chain_hash = 3, .cluster_id = 4,
