@@ -72,6 +72,7 @@ static void send_propose(struct backend *b, struct backend_call *call)
                                    .origin_member = b->status.member_id,
                                    .origin_generation = b->args.generation,
                                    .request_id = call->id,
+                                   .identity = call->identity,
                                    .body = call->body,
                                });
     ipc_link_end(b->raftd);
@@ -84,6 +85,7 @@ static void send_read(struct backend *b, struct backend_call *call)
     proto_read_encode(body, &(struct proto_read){
                                 .kind = (enum proto_read_kind)call->kind,
                                 .linearizable = call->linearizable,
+                                .identity = call->identity,
                                 .body = call->body,
                             });
     ipc_link_end(b->stored);

@@ -40,6 +40,7 @@ struct backend_call {
     /* the caller's, set before the call starts */
     backend_done done;
     struct bytes body;       /* borrowed until the call is over */
+    struct bytes identity;   /* the caller's stamp (grpc_auth.h), borrowed likewise; empty: none */
     uint64_t deadline_ns;    /* loop clock; 0: the request timeout alone */
     /* the backend's */
     struct list node;        /* in backend.calls while under way */

@@ -109,6 +109,11 @@ static const struct grpc_status table[OUT_COUNT] = {
     [OUT_INVALID_AUTH_TOKEN] = {GRPC_UNAUTHENTICATED, "etcdserver: invalid auth token"},
     [OUT_INVALID_AUTH_MGMT] = {GRPC_INVALID_ARGUMENT, "etcdserver: invalid auth management"},
     [OUT_AUTH_OLD_REVISION] = {GRPC_INVALID_ARGUMENT, "etcdserver: revision of auth store is old"},
+    /* not in etcd's table: the text of the Go error as it is */
+    [OUT_NO_PASSWORD_USER] =
+        {GRPC_UNKNOWN,
+         "auth: authentication failed, password was given for no password user"},
+    [OUT_PASSWORD_TOO_LONG] = {GRPC_UNKNOWN, "bcrypt: password length exceeds 72 bytes"},
 };
 
 static const char *const code_names[GRPC_CODE_COUNT] = {

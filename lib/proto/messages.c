@@ -458,3 +458,66 @@ int proto_snap_chunk_decode(struct bytes body, struct proto_snap_chunk *ret)
     ret->data = wire_rest(&r);
     return wire_reader_done(&r);
 }
+
+void proto_auth_state_encode(struct buf *b, const struct proto_auth_state *m)
+{
+    wire_put_u8(b, m->enabled);
+    wire_put_u64(b, m->revision);
+}
+
+int proto_auth_state_decode(struct bytes body, struct proto_auth_state *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->enabled = get_bool(&r);
+    ret->revision = wire_get_u64(&r);
+    return wire_reader_done(&r);
+}
+
+void proto_auth_claim_encode(struct buf *b, const struct proto_auth_claim *m)
+{
+    wire_put_u8(b, (uint8_t)m->type);
+    buf_append_bytes(b, m->value);
+}
+
+int proto_auth_claim_decode(struct bytes body, struct proto_auth_claim *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->type = (enum proto_auth_claim_type)get_enum(&r, PROTO_AUTH_CLAIM_TOKEN,
+                                                     PROTO_AUTH_CLAIM_COMMON_NAME);
+    ret->value = wire_rest(&r);
+    return wire_reader_done(&r);
+}
+
+void proto_auth_identity_encode(struct buf *b, const struct proto_auth_identity *m)
+{
+    wire_put_u32(b, m->valid_ms);
+    buf_append_bytes(b, m->stamp);
+}
+
+int proto_auth_identity_decode(struct bytes body, struct proto_auth_identity *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->valid_ms = wire_get_u32(&r);
+    ret->stamp = wire_rest(&r);
+    return wire_reader_done(&r);
+}
+
+void proto_auth_login_encode(struct buf *b, const struct proto_auth_login *m)
+{
+    wire_put_bytes(b, m->stamp);
+    wire_put_bytes(b, m->token);
+    buf_append_bytes(b, m->response);
+}
+
+int proto_auth_login_decode(struct bytes body, struct proto_auth_login *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->stamp = wire_get_bytes(&r);
+    ret->token = wire_get_bytes(&r);
+    ret->response = wire_rest(&r);
+    return wire_reader_done(&r);
+}

@@ -68,6 +68,10 @@ enum proto_type {
     PROTO_FORWARDED = 83, /* id: the asker's call id; body: proto_forwarded */
     PROTO_FORWARD_RESULT = 84, /* id: call id of a FORWARD; body: proto_forward_result. May never
                                   come (a connection broke): the asker asks again */
+
+    /* stored -> gatewayd */
+    PROTO_AUTH_CHANGED = 112, /* id: 0; body: proto_auth_state: on up, and after every change of
+                                 auth: identities handed out before are to be asked for again */
 };
 
 /* ---- HELLO ---- */
@@ -101,6 +105,21 @@ enum proto_kind {
     PROTO_KIND_LEASE_KEEPER = 20, /* body: proto_u64: generation of the leader's stored */
     PROTO_KIND_LEASE_CLOCK = 21,  /* body: proto_lease_clock */
     PROTO_KIND_LEASE_EXPIRE = 22, /* body: u64 generation, then i64 lease ids */
+
+    /* auth; bodies are etcdserverpb.Auth*Request, with a hash where the client sent a password */
+    PROTO_KIND_AUTH_KEY = 30, /* from the leader's stored only; body: what identities are signed by */
+    PROTO_KIND_AUTH_ENABLE,
+    PROTO_KIND_AUTH_DISABLE,
+    PROTO_KIND_AUTH_TOKEN,    /* identity: who logged in; body: SHA-256 of the token's letters */
+    PROTO_KIND_USER_ADD,
+    PROTO_KIND_USER_DELETE,
+    PROTO_KIND_USER_CHANGE_PASSWORD,
+    PROTO_KIND_USER_GRANT_ROLE,
+    PROTO_KIND_USER_REVOKE_ROLE,
+    PROTO_KIND_ROLE_ADD,
+    PROTO_KIND_ROLE_DELETE,
+    PROTO_KIND_ROLE_GRANT_PERMISSION,
+    PROTO_KIND_ROLE_REVOKE_PERMISSION, /* 42 */
 
     PROTO_KIND_MAX = 63, /* a kind the executing stored does not know ends as OUT_UNIMPLEMENTED */
 };
@@ -241,6 +260,17 @@ enum proto_read_kind {
     PROTO_READ_LEASE_TTL = 21,        /* LeaseTimeToLiveRequest -> LeaseTimeToLiveResponse */
     PROTO_READ_LEASES = 22,           /* LeaseLeasesRequest -> LeaseLeasesResponse */
 
+    /* auth */
+    PROTO_READ_AUTH_IDENTITY = 30, /* proto_auth_claim -> proto_auth_identity */
+    PROTO_READ_AUTH_LOGIN,     /* AuthenticateRequest -> proto_auth_login */
+    PROTO_READ_AUTH_HASH,      /* a new password, by root -> its hash */
+    PROTO_READ_AUTH_NEED,      /* u8 proto_auth_need -> empty: may this identity do that? */
+    PROTO_READ_AUTH_STATUS,    /* AuthStatusRequest -> AuthStatusResponse, and so on */
+    PROTO_READ_USER_GET,
+    PROTO_READ_USER_LIST,
+    PROTO_READ_ROLE_GET,
+    PROTO_READ_ROLE_LIST, /* 38 */
+
     PROTO_READ_MAX = 63,
 };
 struct proto_read {
@@ -280,6 +310,50 @@ struct proto_store_status {
 };
 void proto_store_status_encode(struct buf *b, const struct proto_store_status *m);
 int proto_store_status_decode(struct bytes body, struct proto_store_status *ret);
+
+/* ---- auth ---- */
+
+/* What a method that stored does not see needs of its caller. */
+enum proto_auth_need {
+    PROTO_AUTH_NEED_NOTHING_KNOWN, /* nobody said: refused while auth is enabled */
+    PROTO_AUTH_NEED_USER,          /* any valid user */
+    PROTO_AUTH_NEED_ROOT,          /* a user with the role root */
+};
+
+struct proto_auth_state {
+    bool enabled;
+    uint64_t revision;
+};
+void proto_auth_state_encode(struct buf *b, const struct proto_auth_state *m);
+int proto_auth_state_decode(struct bytes body, struct proto_auth_state *ret);
+
+enum proto_auth_claim_type {
+    PROTO_AUTH_CLAIM_TOKEN = 1,
+    PROTO_AUTH_CLAIM_COMMON_NAME, /* of the verified client certificate of a connection */
+};
+struct proto_auth_claim {
+    enum proto_auth_claim_type type;
+    struct bytes value;
+};
+void proto_auth_claim_encode(struct buf *b, const struct proto_auth_claim *m);
+int proto_auth_claim_decode(struct bytes body, struct proto_auth_claim *ret);
+
+/* stamp: goes as `identity` with everything this caller asks for. Empty while auth is off. */
+struct proto_auth_identity {
+    uint32_t valid_ms; /* ask again after this, or when auth changed */
+    struct bytes stamp;
+};
+void proto_auth_identity_encode(struct buf *b, const struct proto_auth_identity *m);
+int proto_auth_identity_decode(struct bytes body, struct proto_auth_identity *ret);
+
+/* The password was right. token: a JWT for the client; empty: propose an AUTH_TOKEN with the stamp
+ * (its answer is u64 index, then AuthenticateResponse without the token). */
+struct proto_auth_login {
+    struct bytes stamp, token;
+    struct bytes response; /* AuthenticateResponse without the token */
+};
+void proto_auth_login_encode(struct buf *b, const struct proto_auth_login *m);
+int proto_auth_login_decode(struct bytes body, struct proto_auth_login *ret);
 
 /* ---- small ones ---- */
 struct proto_outcome {

@@ -70,6 +70,8 @@ static const char *const names[OUT_COUNT] = {
     [OUT_INVALID_AUTH_TOKEN] = "INVALID_AUTH_TOKEN",
     [OUT_INVALID_AUTH_MGMT] = "INVALID_AUTH_MGMT",
     [OUT_AUTH_OLD_REVISION] = "AUTH_OLD_REVISION",
+    [OUT_NO_PASSWORD_USER] = "NO_PASSWORD_USER",
+    [OUT_PASSWORD_TOO_LONG] = "PASSWORD_TOO_LONG",
 };
 
 const char *outcome_name(int outcome)

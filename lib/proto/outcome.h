@@ -81,6 +81,8 @@ enum outcome {
     OUT_INVALID_AUTH_TOKEN,
     OUT_INVALID_AUTH_MGMT,
     OUT_AUTH_OLD_REVISION,
+    OUT_NO_PASSWORD_USER,     /* a password was given for a user without one */
+    OUT_PASSWORD_TOO_LONG,
     OUT_COUNT
 };
 

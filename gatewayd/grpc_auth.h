@@ -1,0 +1,41 @@
+/*
+ * Who asks, for gRPC. One table (grpc_auth.c) says for every method where it is decided whether its
+ * caller may; a method that is not in it is refused while auth is enabled.
+ *
+ * gatewayd knows nobody. It shows the caller's token (metadata "token", else "authorization"; or
+ * the common name of the connection's verified certificate) to stored and gets a stamp, which then
+ * travels with everything this caller asks for and is verified where it is executed. Stamps are
+ * kept for a short while (auth_cache.h), so a request usually costs one lookup; with auth off it
+ * costs a comparison.
+ */
+#ifndef CONCLAVE_GATEWAYD_GRPC_AUTH_H
+#define CONCLAVE_GATEWAYD_GRPC_AUTH_H
+
+#include "lib/util/bytes.h"
+
+struct grpc_call;
+struct grpc_method;
+
+enum grpc_auth {
+    GRPC_AUTH_UNKNOWN, /* no entry: nobody may while auth is enabled */
+    GRPC_AUTH_OPEN,    /* anyone: no identity is looked up */
+    /* stored decides about each request: call->backend.identity is set, and goes with every
+     * backend_call made for it (copy it to calls of your own). A token that is refused fails the call */
+    GRPC_AUTH_STORED,
+    /* the same for a stream that reports refusals itself: the handler runs at once and calls
+     * grpc_auth_resolve for each request */
+    GRPC_AUTH_STREAM,
+    GRPC_AUTH_USER, /* any valid user; asked before the handler runs */
+    GRPC_AUTH_ROOT, /* a user with the role root; likewise */
+};
+
+enum grpc_auth grpc_auth_of(const struct grpc_method *method);
+
+/*
+ * Looks the caller's token up. done(call, OUT_OK): call->backend.identity is set (empty while auth
+ * is off or when no token came); or the outcome to answer with. May call done before it returns.
+ * Not while one is under way for the same call; ends silently with the call.
+ */
+void grpc_auth_resolve(struct grpc_call *call, void (*done)(struct grpc_call *call, int outcome));
+
+#endif
