@@ -332,6 +332,7 @@ void proto_store_status_encode(struct buf *b, const struct proto_store_status *m
     wire_put_u64(b, m->cache_bytes);
     wire_put_u64(b, m->index_bytes);
     wire_put_bytes(b, m->cluster_version);
+    wire_put_bytes(b, m->downgrade);
     wire_put_bytes(b, m->alarms);
 }
 
@@ -357,7 +358,38 @@ int proto_store_status_decode(struct bytes body, struct proto_store_status *ret)
     ret->cache_bytes = wire_get_u64(&r);
     ret->index_bytes = wire_get_u64(&r);
     ret->cluster_version = wire_get_bytes(&r);
+    ret->downgrade = wire_get_bytes(&r);
     ret->alarms = wire_get_bytes(&r);
+    return wire_reader_done(&r);
+}
+
+void proto_space_encode(struct buf *b, const struct proto_space *m)
+{
+    wire_put_u64(b, m->used_bytes);
+    wire_put_u64(b, m->quota_bytes);
+}
+
+int proto_space_decode(struct bytes body, struct proto_space *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->used_bytes = wire_get_u64(&r);
+    ret->quota_bytes = wire_get_u64(&r);
+    return wire_reader_done(&r);
+}
+
+void proto_raft_call_encode(struct buf *b, const struct proto_raft_call *m)
+{
+    wire_put_u8(b, (uint8_t)m->op);
+    wire_put_u64(b, m->member);
+}
+
+int proto_raft_call_decode(struct bytes body, struct proto_raft_call *ret)
+{
+    struct wire_reader r = wire_reader(body);
+
+    ret->op = (enum proto_raft_op)get_enum(&r, PROTO_RAFT_MOVE_LEADER, PROTO_RAFT_MOVE_LEADER);
+    ret->member = wire_get_u64(&r);
     return wire_reader_done(&r);
 }
 

@@ -72,6 +72,12 @@ enum proto_type {
     /* stored -> gatewayd */
     PROTO_AUTH_CHANGED = 112, /* id: 0; body: proto_auth_state: on up, and after every change of
                                  auth: identities handed out before are to be asked for again */
+    /* gatewayd -> raftd */
+    PROTO_RAFT_CALL = 96, /* id: request id; body: proto_raft_call: about leadership, not an entry */
+    /* raftd -> gatewayd */
+    PROTO_RAFT_CALLED = 97, /* id: request id of a RAFT_CALL; body: proto_outcome */
+    /* stored -> gatewayd */
+    PROTO_SPACE = 98,     /* id: 0; body: proto_space: on up, and as the quota comes nearer */
 };
 
 /* ---- HELLO ---- */
@@ -120,6 +126,7 @@ enum proto_kind {
     PROTO_KIND_ROLE_DELETE,
     PROTO_KIND_ROLE_GRANT_PERMISSION,
     PROTO_KIND_ROLE_REVOKE_PERMISSION, /* 42 */
+    PROTO_KIND_DOWNGRADE = 50, /* body: text "3.6.0", the target; empty: none, or none any more */
 
     PROTO_KIND_MAX = 63, /* a kind the executing stored does not know ends as OUT_UNIMPLEMENTED */
 };
@@ -270,6 +277,7 @@ enum proto_read_kind {
     PROTO_READ_USER_LIST,
     PROTO_READ_ROLE_GET,
     PROTO_READ_ROLE_LIST, /* 38 */
+    PROTO_READ_DEFRAGMENT = 50, /* empty -> empty, when what was compacted away is gone from disk */
 
     PROTO_READ_MAX = 63,
 };
@@ -300,12 +308,15 @@ int proto_result_decode(struct bytes body, struct proto_result *ret);
 struct proto_store_status {
     int64_t revision, compact_revision;
     uint64_t applied_index, durable_index;
-    uint64_t db_bytes, db_bytes_in_use, quota_bytes;
+    uint64_t db_bytes;        /* on disk */
+    uint64_t db_bytes_in_use; /* what the keyspace needs of them; this counts for the quota */
+    uint64_t quota_bytes;     /* 0: no limit */
     uint64_t key_count, chain_hash;
     uint64_t put_total, delete_total, txn_total, range_total;
     uint64_t write_batch_count, write_batch_ns_sum;
     uint64_t cache_bytes, index_bytes;
     struct bytes cluster_version; /* "" until decided */
+    struct bytes downgrade;       /* target version of a downgrade under way, or "" */
     struct bytes alarms;          /* repeated {u64 member id, u32 alarm type} */
 };
 void proto_store_status_encode(struct buf *b, const struct proto_store_status *m);
@@ -354,6 +365,24 @@ struct proto_auth_login {
 };
 void proto_auth_login_encode(struct buf *b, const struct proto_auth_login *m);
 int proto_auth_login_decode(struct bytes body, struct proto_auth_login *ret);
+/* How much more the keyspace may grow before writes are refused (etcd --quota-backend-bytes).
+ * Told again when an eighth of what was left is used up or freed, so it is never far off. */
+struct proto_space {
+    uint64_t used_bytes, quota_bytes; /* quota 0: no limit */
+};
+void proto_space_encode(struct buf *b, const struct proto_space *m);
+int proto_space_decode(struct bytes body, struct proto_space *ret);
+
+enum proto_raft_op {
+    PROTO_RAFT_MOVE_LEADER = 1, /* to `member`: OUT_OK when it leads, OUT_NOT_LEADER,
+                                   OUT_BAD_LEADER_TRANSFEREE, OUT_LEADER_TRANSFER_TIMEOUT */
+};
+struct proto_raft_call {
+    enum proto_raft_op op;
+    uint64_t member;
+};
+void proto_raft_call_encode(struct buf *b, const struct proto_raft_call *m);
+int proto_raft_call_decode(struct bytes body, struct proto_raft_call *ret);
 
 /* ---- small ones ---- */
 struct proto_outcome {

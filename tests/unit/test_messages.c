@@ -42,7 +42,9 @@ ROUND_TRIP(read, true, .kind = PROTO_READ_TXN, .linearizable = true, .identity =
            .body = BYTES_LIT("range"))
 ROUND_TRIP(result, true, .outcome = OUT_COMPACTED, .total_bytes = 12, .part = BYTES_LIT("part"))
 ROUND_TRIP(store_status, false, .revision = -1, .db_bytes = 5, .cluster_version = BYTES_LIT("3.7.0"),
-           .alarms = BYTES_LIT("x"))
+           .downgrade = BYTES_LIT("3.6.0"), .alarms = BYTES_LIT("x"))
+ROUND_TRIP(space, false, .used_bytes = 1, .quota_bytes = 2)
+ROUND_TRIP(raft_call, false, .op = PROTO_RAFT_MOVE_LEADER, .member = 3)
 ROUND_TRIP(outcome, false, .outcome = OUT_NO_LEADER)
 ROUND_TRIP(barrier_index, false, .outcome = OUT_OK, .index = 9, .term = 3)
 ROUND_TRIP(lease_grant, false, .id = 7, .ttl = -1, .ttl_min = 2)
