@@ -114,6 +114,9 @@ static const struct grpc_status table[OUT_COUNT] = {
         {GRPC_UNKNOWN,
          "auth: authentication failed, password was given for no password user"},
     [OUT_PASSWORD_TOO_LONG] = {GRPC_UNKNOWN, "bcrypt: password length exceeds 72 bytes"},
+
+    [OUT_WATCH_TOO_SLOW] = {GRPC_RESOURCE_EXHAUSTED,
+                            "etcdserver: watch canceled: its client is too slow"},
 };
 
 static const char *const code_names[GRPC_CODE_COUNT] = {

@@ -60,6 +60,25 @@ enum proto_type {
     /* both */
     PROTO_SNAP_CHUNK,     /* id: transfer id; body: proto_snap_chunk */
 
+    /* watches: bodies are in lib/proto/watch.h */
+    /* gatewayd -> stored */
+    PROTO_WATCH_CREATE = 64,   /* id: watcher; body: proto_watch_create; answered by WATCH_CREATED */
+    PROTO_WATCH_CANCEL = 65,   /* id: watcher; body empty; answered by WATCH_CANCELED, always */
+    PROTO_WATCH_CLOSE = 66,    /* id: stream; body empty: all its watchers end; WATCH_CLOSED */
+    PROTO_WATCH_ACK = 67,      /* id: stream; body: proto_u64: units consumed so far */
+    PROTO_WATCH_PROGRESS = 68, /* id: watcher or stream; body: proto_watch_progress */
+    /* stored -> gatewayd */
+    PROTO_WATCH_CREATED = 72,  /* id: watcher; body: proto_watch_created */
+    PROTO_WATCH_CANCELED = 73, /* id: watcher; body: proto_watch_canceled: no more events of it */
+    PROTO_WATCH_CLOSED = 74,   /* id: stream; body empty: nothing more of any of its watchers */
+    PROTO_WATCH_EVENTS = 75,   /* id: 0; body: events of the newest revisions, and who gets which */
+    PROTO_WATCH_HISTORY = 76,  /* id: 0; body: proto_watch_history: for watchers that are behind */
+    PROTO_WATCH_BEHIND = 77,   /* id: 0; body: proto_watch_behind: these fell behind */
+    PROTO_WATCH_HEAD = 78,     /* id: 0; body: proto_u64: revision up to which every watcher that is
+                                  not behind has got everything */
+    PROTO_WATCH_PROGRESSED = 79, /* id: of the WATCH_PROGRESS; body: proto_watch_progress. Comes only
+                                    when the watcher, or all of the stream, are not behind */
+
     /* stored -> raftd */
     PROTO_PROPOSE_OWN = 80, /* id: 0; body: proto_propose_own: an entry nobody waits for */
     PROTO_FORWARD = 81,   /* id: call id; body: a request for the leader's stored, opaque to raftd */

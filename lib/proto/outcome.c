@@ -72,6 +72,7 @@ static const char *const names[OUT_COUNT] = {
     [OUT_AUTH_OLD_REVISION] = "AUTH_OLD_REVISION",
     [OUT_NO_PASSWORD_USER] = "NO_PASSWORD_USER",
     [OUT_PASSWORD_TOO_LONG] = "PASSWORD_TOO_LONG",
+    [OUT_WATCH_TOO_SLOW] = "WATCH_TOO_SLOW",
 };
 
 const char *outcome_name(int outcome)

@@ -83,6 +83,8 @@ enum outcome {
     OUT_AUTH_OLD_REVISION,
     OUT_NO_PASSWORD_USER,     /* a password was given for a user without one */
     OUT_PASSWORD_TOO_LONG,
+    /* watch */
+    OUT_WATCH_TOO_SLOW,       /* its client took nothing for too long */
     OUT_COUNT
 };
 

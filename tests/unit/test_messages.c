@@ -1,9 +1,11 @@
 /* Every message between the daemons survives encode and decode, and no truncated or extended body
  * decodes. */
 #include <criterion/criterion.h>
+#include <errno.h>
 
 #include "lib/proto/messages.h"
 #include "lib/proto/outcome.h"
+#include "lib/proto/watch.h"
 #include "lib/wire/wire.h"
 
 #define ROUND_TRIP(name, open_ended, ...)                                                          \
@@ -58,6 +60,100 @@ ROUND_TRIP(u64, false, .value = 1)
 ROUND_TRIP(snap_meta, false, .index = 1, .term = 2, .chain_hash = 3, .cluster_id = 4,
            .conf_state = BYTES_LIT("c"))
 ROUND_TRIP(snap_chunk, true, .offset = 1, .last = true, .data = BYTES_LIT("d"))
+
+ROUND_TRIP(watch_create, false, .stream = 7, .start_revision = -1, .flags = PROTO_WATCH_PREV_KV,
+           .identity = BYTES_LIT("u"), .key = BYTES_LIT("k"), .range_end = BYTES_LIT("l"))
+ROUND_TRIP(watch_created, false, .outcome = OUT_OK, .at_head = true, .revision = 4, .next = 5)
+ROUND_TRIP(watch_canceled, false, .reply = true, .outcome = OUT_COMPACTED, .compact_revision = 4,
+           .next = 5)
+ROUND_TRIP(watch_progress, false, .whole_stream = true, .revision = 4)
+
+Test(messages, watch_create_of_nonsense)
+{
+    static const struct proto_watch_create rows[] = {
+        {.key = BYTES_LIT("")},
+        {.key = BYTES_LIT("k"), .flags = PROTO_WATCH_FLAGS + 1},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct proto_watch_create out;
+        struct buf b = BUF_INIT;
+
+        proto_watch_create_encode(&b, &rows[i]);
+        cr_assert_neq(proto_watch_create_decode(buf_bytes(&b), &out), 0, "row %zu", i);
+        buf_fini(&b);
+    }
+}
+
+Test(messages, watch_history_and_behind)
+{
+    static const uint32_t numbers[] = {7, 9};
+    struct proto_watch_history in = {.next = 9, .revision = 12, .more = true}, out;
+    struct proto_watch_behind behind;
+    struct buf b = BUF_INIT;
+
+    proto_watch_history_begin(&b, &in);
+    proto_watch_ids_put(&b, numbers, 2);
+    for (size_t cut = 0; cut < b.len; cut++)
+        cr_assert_neq(proto_watch_history_decode(bytes_of(b.data, cut), &out), 0);
+    buf_append_bytes(&b, BYTES_LIT("events"));
+    cr_assert_eq(proto_watch_history_decode(buf_bytes(&b), &out), 0);
+    cr_assert(out.next == 9 && out.revision == 12 && out.more && !out.at_head);
+    cr_assert(out.ids.count == 2 && proto_watch_id(&out.ids, 1) == 9);
+    cr_assert(bytes_eq(out.events, BYTES_LIT("events")));
+    buf_clear(&b);
+
+    proto_watch_behind_begin(&b, 5);
+    proto_watch_ids_put(&b, numbers, 2);
+    for (size_t cut = 0; cut < b.len; cut++)
+        cr_assert_neq(proto_watch_behind_decode(bytes_of(b.data, cut), &behind), 0);
+    cr_assert_eq(proto_watch_behind_decode(buf_bytes(&b), &behind), 0);
+    cr_assert(behind.next == 5 && proto_watch_id(&behind.ids, 0) == 7);
+    buf_fini(&b);
+}
+
+Test(messages, watch_groups)
+{
+    static const uint32_t numbers[] = {1, 2, 2, 3};
+    static const struct {
+        size_t hits_at, hit_count, id_count;
+        uint32_t event_count;
+        int want;
+    } rows[] = {
+        {0, 2, 4, 3, 0},
+        {0, 2, 4, 2, -EBADMSG}, /* a place beyond the table */
+        {1, 2, 1, 9, -EBADMSG}, /* twice the same place */
+        {0, 0, 1, 9, -EBADMSG},
+        {0, 1, 0, 9, -EBADMSG},
+    };
+    struct proto_watch_event event;
+    struct proto_watch_group group;
+    struct wire_reader r;
+    struct buf b = BUF_INIT;
+
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        buf_clear(&b);
+        proto_watch_ids_put(&b, numbers + rows[i].hits_at, rows[i].hit_count);
+        proto_watch_ids_put(&b, numbers, rows[i].id_count);
+        r = wire_reader(buf_bytes(&b));
+        cr_assert_eq(proto_watch_group_read(&r, rows[i].event_count, &group), rows[i].want,
+                     "row %zu", i);
+        for (size_t cut = 0; cut < b.len; cut++) {
+            r = wire_reader(bytes_of(b.data, cut));
+            cr_assert_neq(proto_watch_group_read(&r, rows[i].event_count, &group), 0);
+        }
+    }
+    buf_clear(&b);
+    proto_watch_event_put(&b, 8, BYTES_LIT("event"));
+    for (size_t cut = 0; cut < b.len; cut++) {
+        r = wire_reader(bytes_of(b.data, cut));
+        cr_assert_neq(proto_watch_event_read(&r, &event), 0);
+    }
+    r = wire_reader(buf_bytes(&b));
+    cr_assert_eq(proto_watch_event_read(&r, &event), 0);
+    cr_assert(event.revision == 8 && bytes_eq(event.bytes, BYTES_LIT("event")));
+    buf_fini(&b);
+}
 
 Test(messages, entries_in_a_row)
 {
