@@ -26,6 +26,7 @@ static void on_backend_change(void *user)
     struct gatewayd *gw = user;
     const struct proto_raft_status *raft = backend_status(gw->backend);
 
+    grpc_on_leader_change(gw->grpc);
     if (gw->ready || gw->stopping || !backend_ready(gw->backend) || raft->leader_id == 0)
         return;
     gw->ready = true;
@@ -121,6 +122,7 @@ void gatewayd_stop(void *state)
     struct gatewayd *gw = state;
 
     gw->stopping = true;
+    grpc_end_streams(gw->grpc);
     gw->draining = gw->metrics_only != NULL ? 2 : 1;
     http_server_drain(gw->server, DRAIN_MS, on_drained, gw);
     if (gw->metrics_only != NULL)

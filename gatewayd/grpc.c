@@ -21,11 +21,15 @@
 
 enum {
     METHOD_SLOTS = 256,            /* power of two, several times the number of methods */
-    MESSAGE_PREFIX_BYTES = 5,      /* compressed flag, length BE32 */
+    MESSAGE_PREFIX_BYTES = GRPC_PREFIX_BYTES, /* compressed flag, length BE32 */
     RECEIVE_OVERHEAD_BYTES = 512 << 10, /* etcd: grpcOverheadBytes */
     /* What etcd adds around the client's bytes before it compares with max-request-bytes: the
      * field's tag and length, and a header with a 64-bit id (etcd raft_internal.proto). */
     RAFT_REQUEST_OVERHEAD_BYTES = 18,
+    ELECTION_TIMEOUT_MS_DEFAULT = 1000, /* until raftd has told */
+    LEADERLESS_TIMEOUTS = 3, /* election timeouts, then streams that require a leader end (etcd:
+                                maxNoLeaderCnt) */
+    PARTIAL_KEEP_BYTES = 4096, /* of buffer, between messages of a stream */
 };
 
 const double grpc_handling_bounds[11] = {.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10};
@@ -40,6 +44,8 @@ struct grpc_service {
     struct gatewayd *gw;
     struct method_slot slots[METHOD_SLOTS];
     uint64_t bytes_received, bytes_sent;
+    struct list streams; /* struct grpc_call.stream_node */
+    struct loop_timer *leaderless_timer; /* active: there is no leader */
 };
 
 static struct grpc_method *const services[] = {
@@ -69,11 +75,15 @@ static struct method_slot *find_slot(struct grpc_service *s, struct bytes path)
     return &s->slots[i];
 }
 
+static void on_leaderless(void *user);
+
 struct grpc_service *grpc_service_new(struct gatewayd *gw)
 {
     struct grpc_service *s = xcalloc(1, sizeof(*s));
 
     s->gw = gw;
+    list_init(&s->streams);
+    s->leaderless_timer = loop_timer_new(gw->loop, "no leader", on_leaderless, s);
     for (size_t i = 0; i < ARRAY_LEN(services); i++) {
         for (struct grpc_method *m = services[i]; m->name != NULL; m++) {
             char *path = xasprintf("/%s/%s", m->service, m->name);
@@ -92,6 +102,8 @@ void grpc_service_free(struct grpc_service *s)
         return;
     for (size_t i = 0; i < METHOD_SLOTS; i++)
         free(s->slots[i].path);
+    assert(list_empty(&s->streams));
+    loop_timer_free(s->leaderless_timer);
     free(s);
 }
 
@@ -154,7 +166,7 @@ static void respond_status(struct http_req *req, enum grpc_code code, struct byt
     http_respond(req, &(struct http_response){.status = 200, .headers = headers, .header_count = 3});
 }
 
-static void put_prefix(uint8_t prefix[MESSAGE_PREFIX_BYTES], size_t len)
+void grpc_put_prefix(uint8_t prefix[GRPC_PREFIX_BYTES], size_t len)
 {
     prefix[0] = 0; /* not compressed */
     wire_store_be32(prefix + 1, (uint32_t)len);
@@ -167,7 +179,7 @@ void grpc_reply(struct grpc_call *call, struct bytes message)
     uint8_t prefix[MESSAGE_PREFIX_BYTES];
     struct bytes body[2] = {bytes_of(prefix, sizeof(prefix)), message};
 
-    put_prefix(prefix, message.len);
+    grpc_put_prefix(prefix, message.len);
     count_end(call, GRPC_OK);
     call->method->stats.messages_sent++;
     call->gw->grpc->bytes_sent += message.len;
@@ -185,6 +197,10 @@ void grpc_reply(struct grpc_call *call, struct bytes message)
 void grpc_fail(struct grpc_call *call, enum grpc_code code, const char *text)
 {
     assert(code != GRPC_OK);
+    if (call->method->type == GRPC_BIDI_STREAM) {
+        grpc_stream_end(call, code, text);
+        return;
+    }
     count_end(call, code);
     if (call->streaming)
         http_req_reset(call->req, HTTP_RESET_INTERNAL_ERROR); /* a cut message has no status */
@@ -202,6 +218,102 @@ void grpc_fail_outcome(struct grpc_call *call, int outcome)
     grpc_fail(call, status.code, status.text);
 }
 
+/* ---- streams ---- */
+
+static void stream_begin(struct grpc_call *call)
+{
+    if (call->streaming)
+        return;
+    call->streaming = true;
+    http_respond_begin(call->req, 200, &content_type, 1);
+}
+
+void grpc_stream_write(struct grpc_call *call, struct bytes framed, size_t message_count)
+{
+    assert(!call->ended);
+    stream_begin(call);
+    call->method->stats.messages_sent += message_count;
+    call->gw->grpc->bytes_sent += framed.len - message_count * MESSAGE_PREFIX_BYTES;
+    http_respond_data(call->req, &framed, 1);
+}
+
+void grpc_stream_send(struct grpc_call *call, struct bytes message)
+{
+    uint8_t prefix[MESSAGE_PREFIX_BYTES];
+    struct bytes pieces[2] = {bytes_of(prefix, sizeof(prefix)), message};
+
+    assert(!call->ended);
+    stream_begin(call);
+    grpc_put_prefix(prefix, message.len);
+    call->method->stats.messages_sent++;
+    call->gw->grpc->bytes_sent += message.len;
+    http_respond_data(call->req, pieces, 2);
+}
+
+size_t grpc_stream_queued(const struct grpc_call *call)
+{
+    return http_req_queued(call->req);
+}
+
+void grpc_stream_end(struct grpc_call *call, enum grpc_code code, const char *text)
+{
+    CLEANUP(buf_fini) struct buf message = BUF_INIT;
+    struct http_header trailers[2];
+    char number[12];
+
+    count_end(call, code);
+    list_remove(&call->stream_node);
+    if (!call->streaming) {
+        respond_status(call->req, code, bytes_str(text));
+        return;
+    }
+    grpc_message_encode(&message, bytes_str(text));
+    snprintf(number, sizeof(number), "%d", (int)code);
+    trailers[0] = (struct http_header){BYTES_LIT("grpc-status"), bytes_str(number)};
+    trailers[1] = (struct http_header){BYTES_LIT("grpc-message"), buf_bytes(&message)};
+    http_respond_end(call->req, trailers, message.len != 0 ? 2 : 1);
+}
+
+static void on_stream_deadline(void *user)
+{
+    struct grpc_call *call = user;
+
+    if (!call->ended)
+        grpc_fail(call, GRPC_DEADLINE_EXCEEDED, "context deadline exceeded");
+}
+
+static void end_streams(struct grpc_service *s, int outcome, bool only_requiring_leader)
+{
+    LIST_FOREACH_SAFE (it, next, &s->streams) {
+        struct grpc_call *call = LIST_ENTRY(it, struct grpc_call, stream_node);
+
+        if (!only_requiring_leader || call->requires_leader)
+            grpc_fail_outcome(call, outcome);
+    }
+}
+
+void grpc_end_streams(struct grpc_service *s)
+{
+    end_streams(s, OUT_STOPPED, false);
+}
+
+static void on_leaderless(void *user)
+{
+    end_streams(user, OUT_NO_LEADER, true);
+}
+
+void grpc_on_leader_change(struct grpc_service *s)
+{
+    const struct proto_raft_status *raft = backend_status(s->gw->backend);
+    uint64_t election_ms =
+        raft->election_timeout_ms != 0 ? raft->election_timeout_ms : ELECTION_TIMEOUT_MS_DEFAULT;
+
+    if (raft->leader_id != 0)
+        loop_timer_stop(s->leaderless_timer);
+    else if (!loop_timer_active(s->leaderless_timer))
+        loop_timer_start(s->leaderless_timer, LEADERLESS_TIMEOUTS * election_ms, 0);
+}
+
 /* ---- passing an answer of stored on ---- */
 
 static void relay_part(struct grpc_call *call, struct bytes part, uint64_t total_bytes)
@@ -213,7 +325,7 @@ static void relay_part(struct grpc_call *call, struct bytes part, uint64_t total
         http_respond_data(call->req, &part, 1);
     } else {
         call->streaming = true;
-        put_prefix(prefix, total_bytes);
+        grpc_put_prefix(prefix, total_bytes);
         http_respond_begin(call->req, 200, &content_type, 1);
         http_respond_data(call->req, pieces, 2);
     }
@@ -368,6 +480,7 @@ static struct grpc_call *call_new(struct grpc_service *s, struct http_req *req,
     if (timeout != 0)
         call->deadline_ns = call->started_ns + timeout;
     method->stats.started++;
+    list_init(&call->stream_node);
     http_req_set_user(req, call);
     return call;
 }
@@ -378,10 +491,116 @@ static bool leader_required(const struct http_req *req)
     return bytes_eq(http_req_header(req, "hasleader"), BYTES_LIT("true"));
 }
 
+/* Whether a call may begin: else it was failed. */
+static bool admit(struct grpc_call *call)
+{
+    const struct proto_raft_status *raft = backend_status(call->gw->backend);
+
+    if (call->method->handler == NULL) {
+        CLEANUP(freep)
+        char *text =
+            xasprintf("%s.%s is not implemented", call->method->service, call->method->name);
+
+        grpc_fail(call, GRPC_UNIMPLEMENTED, text);
+        return false;
+    }
+    call->requires_leader = leader_required(call->req);
+    if (raft->is_learner && !call->method->learner)
+        grpc_fail_outcome(call, OUT_NOT_SUPPORTED_FOR_LEARNER);
+    else if (raft->leader_id == 0 && call->requires_leader)
+        grpc_fail_outcome(call, OUT_NO_LEADER);
+    return !call->ended;
+}
+
+enum http_body_mode grpc_on_headers(struct grpc_service *s, struct http_req *req)
+{
+    struct grpc_method *method = find_slot(s, http_req_path(req))->method;
+    struct grpc_call *call;
+
+    if (method == NULL || method->type != GRPC_BIDI_STREAM ||
+        !bytes_eq(http_req_method(req), BYTES_LIT("POST")))
+        return HTTP_BODY_BUFFER;
+    call = call_new(s, req, method);
+    if (!admit(call))
+        return HTTP_BODY_STREAM;
+    list_push_back(&s->streams, &call->stream_node);
+    if (call->deadline_ns != 0) {
+        call->deadline_timer =
+            loop_timer_new(s->gw->loop, "stream deadline", on_stream_deadline, call);
+        loop_timer_start(call->deadline_timer,
+                         (call->deadline_ns - call->started_ns) / 1000000 + 1, 0);
+    }
+    method->handler(call);
+    return HTTP_BODY_STREAM;
+}
+
+/* Takes one whole message off the front of *data. False: there is none, or the call has failed. */
+static bool next_message(struct grpc_call *call, struct bytes *data, struct bytes *ret)
+{
+    size_t max = call->gw->conf->max_request_bytes + RECEIVE_OVERHEAD_BYTES, len;
+
+    if (call->ended || data->len < MESSAGE_PREFIX_BYTES)
+        return false;
+    len = wire_load_be32(data->data + 1);
+    if (data->data[0] != 0) {
+        grpc_fail(call, GRPC_UNIMPLEMENTED,
+                  "grpc: Decompressor is not installed for the request's grpc-encoding");
+        return false;
+    }
+    if (len > max) {
+        CLEANUP(freep)
+        char *text =
+            xasprintf("grpc: received message larger than max (%zu vs. %zu)", len, max);
+
+        grpc_fail(call, GRPC_RESOURCE_EXHAUSTED, text);
+        return false;
+    }
+    if (data->len - MESSAGE_PREFIX_BYTES < len)
+        return false;
+    *ret = bytes_of(data->data + MESSAGE_PREFIX_BYTES, len);
+    data->data += MESSAGE_PREFIX_BYTES + len;
+    data->len -= MESSAGE_PREFIX_BYTES + len;
+    return true;
+}
+
+void grpc_on_data(struct grpc_service *s, struct http_req *req, struct bytes data)
+{
+    struct grpc_call *call = http_req_user(req);
+    bool was_partial = call->partial.len != 0;
+    struct bytes message;
+
+    if (was_partial) {
+        buf_append_bytes(&call->partial, data);
+        data = buf_bytes(&call->partial);
+    }
+    while (next_message(call, &data, &message)) {
+        call->method->stats.messages_received++;
+        s->bytes_received += message.len;
+        call->method->on_message(call, message);
+    }
+    if (was_partial)
+        buf_consume(&call->partial, call->partial.len - data.len);
+    else
+        buf_append_bytes(&call->partial, data);
+    if (call->partial.len == 0)
+        buf_trim(&call->partial, PARTIAL_KEEP_BYTES);
+}
+
+void grpc_on_end(struct grpc_service *s, struct http_req *req)
+{
+    struct grpc_call *call = http_req_user(req);
+
+    if (call->ended)
+        return;
+    if (call->partial.len != 0)
+        grpc_fail(call, GRPC_INTERNAL, "unexpected EOF");
+    else if (call->method->on_half_closed != NULL)
+        call->method->on_half_closed(call);
+}
+
 void grpc_on_request(struct grpc_service *s, struct http_req *req)
 {
     struct grpc_method *method = find_slot(s, http_req_path(req))->method;
-    const struct proto_raft_status *raft = backend_status(s->gw->backend);
     struct grpc_call *call;
     enum grpc_code code;
     const char *error;
@@ -395,12 +614,8 @@ void grpc_on_request(struct grpc_service *s, struct http_req *req)
         return;
     }
     call = call_new(s, req, method);
-    if (method->handler == NULL) {
-        CLEANUP(freep) char *text = xasprintf("%s.%s is not implemented", method->service, method->name);
-
-        grpc_fail(call, GRPC_UNIMPLEMENTED, text);
+    if (!admit(call))
         return;
-    }
     error = unwrap(call, &code);
     if (error != NULL) {
         grpc_fail(call, code, error);
@@ -408,12 +623,7 @@ void grpc_on_request(struct grpc_service *s, struct http_req *req)
     }
     method->stats.messages_received++;
     s->bytes_received += call->message.len;
-    if (raft->is_learner && !method->learner)
-        grpc_fail_outcome(call, OUT_NOT_SUPPORTED_FOR_LEARNER);
-    else if (raft->leader_id == 0 && leader_required(req))
-        grpc_fail_outcome(call, OUT_NO_LEADER);
-    else
-        method->handler(call);
+    method->handler(call);
 }
 
 void grpc_on_too_large(struct grpc_service *s, struct http_req *req)
@@ -442,8 +652,12 @@ void grpc_on_drained(struct grpc_service *s, struct http_req *req)
 {
     struct grpc_call *call = http_req_user(req);
 
-    if (call != NULL && call->streaming && !call->ended)
+    if (call == NULL || !call->streaming || call->ended)
+        return;
+    if (call->method->type != GRPC_BIDI_STREAM)
         backend_consumed(s->gw->backend, &call->backend);
+    else if (call->method->on_drained != NULL)
+        call->method->on_drained(call);
 }
 
 void grpc_on_closed(struct grpc_service *s, struct http_req *req)
@@ -457,5 +671,8 @@ void grpc_on_closed(struct grpc_service *s, struct http_req *req)
         call->free_state(call);
     if (!call->ended)
         count_end(call, GRPC_CANCELED);
+    list_remove(&call->stream_node);
+    loop_timer_free(call->deadline_timer);
+    buf_fini(&call->partial);
     free(call);
 }

@@ -1,10 +1,17 @@
 /*
- * gRPC over HTTP/2 (grpc/doc/PROTOCOL-HTTP2.md), server side, unary calls: finds the method, takes
- * the message out of its frame, and turns what a handler says into headers, message and trailers.
+ * gRPC over HTTP/2 (grpc/doc/PROTOCOL-HTTP2.md), server side: finds the method, takes messages out
+ * of their frames, and turns what a handler says into headers, messages and trailers.
  *
  * A call belongs to its HTTP request and dies with it (grpc_on_closed): a handler that waits for a
- * backend_call keeps nothing else. It ends with exactly one of grpc_reply, grpc_fail,
+ * backend_call keeps nothing else. A unary call ends with exactly one of grpc_reply, grpc_fail,
  * grpc_fail_outcome, or the client's leaving.
+ *
+ * A stream in both directions (GRPC_BIDI_STREAM): `handler` once at its start, without a message,
+ * then `on_message` for each, and `on_half_closed` when the client has sent its last one; none of
+ * them after the call has ended. It answers with grpc_stream_send or grpc_stream_write whenever it
+ * likes and ends with grpc_stream_end, grpc_fail or grpc_fail_outcome. What ends every stream is
+ * done here: the client's deadline, a lost leader when the client requires one ("hasleader"), and
+ * the daemon's stop.
  */
 #ifndef CONCLAVE_GATEWAYD_GRPC_H
 #define CONCLAVE_GATEWAYD_GRPC_H
@@ -13,12 +20,14 @@
 #include <stdint.h>
 #include "gatewayd/backend.h"
 #include "gatewayd/grpc_status.h"
+#include "lib/http/http_server.h"
 #include "lib/util/buf.h"
+#include "lib/util/list.h"
 
 struct gatewayd;
 struct grpc_call;
 struct grpc_service;
-struct http_req;
+struct loop_timer;
 
 enum grpc_type { GRPC_UNARY, GRPC_SERVER_STREAM, GRPC_BIDI_STREAM };
 
@@ -39,6 +48,10 @@ struct grpc_method {
     bool learner;        /* a learner may answer it; else OUT_NOT_SUPPORTED_FOR_LEARNER.
                             Range decides by itself */
     void (*handler)(struct grpc_call *call); /* NULL: not offered, UNIMPLEMENTED */
+    /* GRPC_BIDI_STREAM only; all but on_message may be NULL */
+    void (*on_message)(struct grpc_call *call, struct bytes message); /* borrowed for the call */
+    void (*on_half_closed)(struct grpc_call *call);
+    void (*on_drained)(struct grpc_call *call); /* nothing of what was sent is waiting any more */
     struct grpc_method_stats stats;
 };
 
@@ -52,6 +65,10 @@ struct grpc_call {
     uint64_t deadline_ns;     /* the client's grpc-timeout on the loop clock; 0: none */
     bool streaming;           /* the answer began, more parts come */
     bool ended;               /* status decided and counted */
+    bool requires_leader;
+    struct list stream_node;  /* of a stream, in grpc_service.streams */
+    struct buf partial;       /* of a stream: the beginning of a message */
+    struct loop_timer *deadline_timer; /* of a stream */
     void *state;              /* a handler's own; freed by free_state when the call dies */
     void (*free_state)(struct grpc_call *call);
 };
@@ -72,10 +89,27 @@ uint64_t grpc_bytes_sent(const struct grpc_service *s);
 /* Entry points from the HTTP handler. */
 bool grpc_is_request(const struct http_req *req); /* content-type application/grpc... */
 size_t grpc_body_limit(const struct gatewayd *gw);
+/* Starts a stream (then the body is streamed) or leaves the request to be buffered. */
+enum http_body_mode grpc_on_headers(struct grpc_service *s, struct http_req *req);
+void grpc_on_data(struct grpc_service *s, struct http_req *req, struct bytes data);
+void grpc_on_end(struct grpc_service *s, struct http_req *req);
 void grpc_on_request(struct grpc_service *s, struct http_req *req);
 void grpc_on_too_large(struct grpc_service *s, struct http_req *req);
 void grpc_on_drained(struct grpc_service *s, struct http_req *req);
 void grpc_on_closed(struct grpc_service *s, struct http_req *req);
+
+/* From the daemon: a leader was found or lost; it is asked to stop. */
+void grpc_on_leader_change(struct grpc_service *s);
+void grpc_end_streams(struct grpc_service *s);
+
+/* A message to the client of a stream, in pieces; or messages that have their prefixes already. */
+enum { GRPC_PREFIX_BYTES = 5 };
+void grpc_put_prefix(uint8_t prefix[GRPC_PREFIX_BYTES], size_t message_len);
+void grpc_stream_send(struct grpc_call *call, struct bytes message);
+void grpc_stream_write(struct grpc_call *call, struct bytes framed, size_t message_count);
+/* What was sent and has not left yet. */
+size_t grpc_stream_queued(const struct grpc_call *call);
+void grpc_stream_end(struct grpc_call *call, enum grpc_code code, const char *text);
 
 /* How a call ends. */
 void grpc_reply(struct grpc_call *call, struct bytes message);

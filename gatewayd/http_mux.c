@@ -194,8 +194,28 @@ enum { HTTP_BODY_BYTES_MAX = 1 << 20 }; /* no endpoint here reads a body */
 
 static enum http_body_mode on_headers(void *user, struct http_req *req, size_t *body_bytes_max)
 {
-    *body_bytes_max = grpc_is_request(req) ? grpc_body_limit(user) : HTTP_BODY_BYTES_MAX;
-    return HTTP_BODY_BUFFER;
+    struct gatewayd *gw = user;
+
+    *body_bytes_max = HTTP_BODY_BYTES_MAX;
+    if (!grpc_is_request(req))
+        return HTTP_BODY_BUFFER;
+    *body_bytes_max = grpc_body_limit(gw);
+    return grpc_on_headers(gw->grpc, req);
+}
+
+/* Only streams in both directions come this way. */
+static void on_data(void *user, struct http_req *req, struct bytes data)
+{
+    struct gatewayd *gw = user;
+
+    grpc_on_data(gw->grpc, req, data);
+}
+
+static void on_end(void *user, struct http_req *req)
+{
+    struct gatewayd *gw = user;
+
+    grpc_on_end(gw->grpc, req);
 }
 
 static void on_request(void *user, struct http_req *req)
@@ -257,6 +277,8 @@ const struct http_handler http_mux_client = {
     .on_headers = on_headers,
     .on_request = on_request,
     .on_too_large = on_too_large,
+    .on_data = on_data,
+    .on_end = on_end,
     .on_drained = on_drained,
     .on_closed = on_closed,
 };
