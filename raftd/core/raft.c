@@ -507,6 +507,7 @@ static bool msg_valid(const struct raft *r, const struct raft_msg *m)
     case RAFT_MSG_TIMEOUT_NOW:
     case RAFT_MSG_READ_INDEX:
     case RAFT_MSG_READ_INDEX_RESP:
+    case RAFT_MSG_COMMIT:
         return true;
     }
     return false;
@@ -533,6 +534,7 @@ static bool step_newer_term(struct raft *r, const struct raft_msg *m)
     case RAFT_MSG_APPEND:
     case RAFT_MSG_HEARTBEAT:
     case RAFT_MSG_SNAPSHOT:
+    case RAFT_MSG_COMMIT:
         raft_become_follower(r, m->term, m->from);
         break;
     default:
@@ -549,7 +551,8 @@ static void step_older_term(struct raft *r, const struct raft_msg *m)
     switch (m->type) {
     case RAFT_MSG_APPEND:
     case RAFT_MSG_HEARTBEAT:
-    case RAFT_MSG_SNAPSHOT: {
+    case RAFT_MSG_SNAPSHOT:
+    case RAFT_MSG_COMMIT: {
         struct raft_msg *answer = raft_send_now(r, RAFT_MSG_APPEND_RESP, m->from);
 
         answer->reject = true;
@@ -591,6 +594,9 @@ static void step_to_follower(struct raft *r, const struct raft_msg *m)
         break;
     case RAFT_MSG_HEARTBEAT:
         raft_on_heartbeat(r, m);
+        break;
+    case RAFT_MSG_COMMIT:
+        raft_on_commit(r, m);
         break;
     default:
         raft_on_snapshot(r, m);
@@ -639,6 +645,7 @@ int raft_step(struct raft *r, const struct raft_msg *m)
     case RAFT_MSG_APPEND:
     case RAFT_MSG_HEARTBEAT:
     case RAFT_MSG_SNAPSHOT:
+    case RAFT_MSG_COMMIT:
         step_to_follower(r, m);
         break;
     case RAFT_MSG_APPEND_RESP:
@@ -740,6 +747,7 @@ const char *raft_msg_type_name(enum raft_msg_type type)
         [RAFT_MSG_TIMEOUT_NOW] = "timeout_now",
         [RAFT_MSG_READ_INDEX] = "read_index",
         [RAFT_MSG_READ_INDEX_RESP] = "read_index_resp",
+        [RAFT_MSG_COMMIT] = "commit",
     };
 
     return type >= RAFT_MSG_APPEND && type <= RAFT_MSG_TYPE_MAX ? names[type] : "?";

@@ -128,7 +128,8 @@ enum raft_msg_type {
     RAFT_MSG_TIMEOUT_NOW, /* campaign at once: leadership is handed to you */
     RAFT_MSG_READ_INDEX,  /* context: the asker's id of the read */
     RAFT_MSG_READ_INDEX_RESP, /* context; log_index: the read's index */
-    RAFT_MSG_TYPE_MAX = RAFT_MSG_READ_INDEX_RESP,
+    RAFT_MSG_COMMIT, /* commit, of what the receiver has acknowledged; nobody answers it */
+    RAFT_MSG_TYPE_MAX = RAFT_MSG_COMMIT,
 };
 
 struct raft_msg {

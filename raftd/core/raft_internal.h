@@ -230,6 +230,7 @@ void raft_send_heartbeats(struct raft *r, bool from_clock);
 bool raft_maybe_commit(struct raft *r);
 void raft_on_append(struct raft *r, const struct raft_msg *m);
 void raft_on_append_resp(struct raft *r, const struct raft_msg *m);
+void raft_on_commit(struct raft *r, const struct raft_msg *m);
 void raft_on_heartbeat(struct raft *r, const struct raft_msg *m);
 void raft_on_heartbeat_resp(struct raft *r, const struct raft_msg *m);
 void raft_on_snapshot(struct raft *r, const struct raft_msg *m);

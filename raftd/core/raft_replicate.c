@@ -246,6 +246,14 @@ static bool send_append(struct raft *r, struct progress *p, bool with_entries)
     return true;
 }
 
+/* A follower needs no question to learn that what it has acknowledged is committed, and has nothing
+ * to say to it. When the message is lost, the next append or heartbeat tells the same. */
+static void send_commit(struct raft *r, struct progress *p, raft_index commit)
+{
+    raft_send_now(r, RAFT_MSG_COMMIT, p->id)->commit = commit;
+    p->sent_commit = commit;
+}
+
 static void flush_peer(struct raft *r, struct progress *p)
 {
     struct raft_log *l = &r->log;
@@ -260,9 +268,12 @@ static void flush_peer(struct raft *r, struct progress *p)
                !inflights_full(r, p))
             if (!send_append(r, p, true))
                 break;
-        if (p->state == RAFT_REPLICATE &&
-            (p->nudge || p->sent_commit < MIN(l->commit, p->next - 1)))
+        if (p->state != RAFT_REPLICATE)
+            return;
+        if (p->nudge)
             send_append(r, p, false);
+        else if (p->sent_commit < MIN(l->commit, p->match))
+            send_commit(r, p, MIN(l->commit, p->match));
         return;
     case RAFT_SNAPSHOT:
         return;
@@ -542,6 +553,12 @@ void raft_on_append(struct raft *r, const struct raft_msg *m)
     assert(l->last >= last);
     raft_commit_to(r, MIN(m->commit, last));
     accept_to(r, m->from, last);
+}
+
+void raft_on_commit(struct raft *r, const struct raft_msg *m)
+{
+    if (m->commit <= r->log.last) /* else it lost its log: the answer to a heartbeat says so */
+        raft_commit_to(r, m->commit);
 }
 
 void raft_on_heartbeat(struct raft *r, const struct raft_msg *m)
