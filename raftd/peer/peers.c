@@ -2,9 +2,20 @@
  * Peer transport over nng push and pull sockets.
  *
  * State of one connection ("lane") on the loop: down -> up on nng's pipe event, then at most one
- * batch is handed to nng at a time, and the rest gathers in `out`. nng's callbacks only append to
- * the inbox under its lock. A lane is named there by number, never by pointer, because an event
- * may arrive after the lane is gone.
+ * batch is with nng at a time, and the rest gathers in `out`. Sending is nng's non-blocking call on
+ * the loop thread: a completion callback would cost two thread switches per batch to say what is
+ * nearly always known already; only a batch that nng does not take waits for its descriptor.
+ * nng's callbacks only append to the inbox under its lock. A lane is named there by number, never
+ * by pointer, because an event may arrive after the lane is gone.
+ *
+ * Silenced: nng before 1.6 takes a connection that ends with EPIPE while it is made for the end of
+ * its own dialer or listener, which then does nothing any more (nng's issue 1518). So a lane that
+ * stays down gets a new dialer. A listener in that state still greets, so its callers believe to be
+ * connected and are never heard. So when a peer that we reach does not reach us, we dial our own
+ * listeners, and the one that gives us no connection is replaced.
+ *
+ * Some of nng's calls may block for ever (nng_close, when the other side closes too). They run in
+ * threads of their own, "apart"; what such a thread never gives back is left to the process.
  */
 #include "raftd/peer/peers.h"
 
@@ -28,7 +39,11 @@ enum {
     RECONNECT_MS_MAX = 200,
     OUT_KEEP_BYTES = 4 << 20,
     HEADER_BYTES = 4 + 4 + 4 * 8,
-    URL_TRY_MS = 2000, /* with several URLs: how long one is tried before the next */
+    CHECK_MS = 500,
+    PROBE_MS = 1000,
+    DIAL_TRY_MS = 1000,  /* then another dialer, and with several URLs the next one */
+    ONE_WAY_MS = 2000,   /* we reach a peer that long, and it does not reach us */
+    STOP_WAIT_MS = 500,
 };
 
 /* Told to nng as callback argument; freed with the transport, after all sockets are closed. */
@@ -45,26 +60,37 @@ struct lane {
     enum peer_lane kind;
     nng_socket sock;
     nng_dialer dialer;
-    nng_aio *aio;
-    bool open, up, sending, overflowed;
+    struct loop_io *sendable;
+    bool open, up, overflowed;
+    bool blocked; /* nng takes no batch now */
     int pipe;
+    uint64_t dialing_since_ms;
     struct buf out; /* while up: begins with a batch header */
-    size_t sending_bytes;
 };
 
 struct peer {
     uint64_t id;
     struct url_list urls;
     size_t url_at;
-    uint64_t dialing_since_ms;
     struct lane lanes[PEER_LANE_COUNT];
+    int inbound[PEER_LANE_COUNT]; /* connections it made to us; 0: none */
+    uint64_t one_way_since_ms;    /* we reach it, it does not (fully) reach us; 0: not so */
     struct peer_stats stats;
     bool refusal_logged;
 };
 
+struct listener {
+    char *url; /* in nng's words */
+    uint32_t id; /* 0: none */
+    bool renewing; /* under the lock, as id */
+    bool probing;
+    nng_socket probe;
+};
+
 struct pipe_event {
-    uint64_t lane_id;
+    uint64_t lane_id; /* 0: of the pull socket */
     int pipe;
+    uint32_t listener; /* lane_id 0: the pipe's */
     bool added;
 };
 
@@ -72,7 +98,7 @@ struct peers {
     struct loop *loop;
     struct loop_wake *wake;
     struct loop_hook *flush;
-    struct loop_timer *rotate;
+    struct loop_timer *check;
     const struct peers_ops *ops;
     void *user;
     struct peer_header self; /* from, cluster, generation */
@@ -89,15 +115,21 @@ struct peers {
     nng_socket pull;
     bool pull_open;
     nng_aio *pull_aio;
+    struct lane_ref pull_ref;
+    struct listener *listeners;
+    size_t listener_count;
+    struct loop_timer *probe_end;
+    uint64_t last_probe_ms;
 
     pthread_mutex_t lock; /* what follows; also touched by nng's threads */
+    pthread_cond_t apart_ended;
+    size_t apart; /* threads */
+    bool stopping; /* nobody may wake the loop */
     nng_msg **inbox;
     size_t inbox_count, inbox_cap, inbox_bytes;
     bool inbox_stalled;
     struct pipe_event *events;
     size_t event_count, event_cap;
-    uint64_t *sent; /* lanes whose batch was taken (or failed) */
-    size_t sent_count, sent_cap;
 };
 
 static int nng_errno(int rv)
@@ -145,28 +177,19 @@ static void on_received(void *arg)
     }
     msg = nng_aio_get_msg(p->pull_aio);
     pthread_mutex_lock(&p->lock);
+    if (p->stopping) {
+        pthread_mutex_unlock(&p->lock);
+        nng_msg_free(msg);
+        return;
+    }
     GROW(p->inbox, p->inbox_count, p->inbox_cap);
     p->inbox[p->inbox_count++] = msg;
     p->inbox_bytes += nng_msg_len(msg);
     stalled = p->inbox_stalled = p->inbox_bytes >= INBOX_BYTES_MAX;
+    loop_wake_send(p->wake);
     pthread_mutex_unlock(&p->lock);
     if (!stalled)
         nng_recv_aio(p->pull, p->pull_aio);
-    loop_wake_send(p->wake);
-}
-
-static void on_sent(void *arg)
-{
-    struct lane *lane = arg;
-    struct peers *p = lane->peers;
-
-    if (nng_aio_result(lane->aio) != 0)
-        nng_msg_free(nng_aio_get_msg(lane->aio));
-    pthread_mutex_lock(&p->lock);
-    GROW(p->sent, p->sent_count, p->sent_cap);
-    p->sent[p->sent_count++] = lane->lane_id;
-    pthread_mutex_unlock(&p->lock);
-    loop_wake_send(p->wake);
 }
 
 static void on_pipe(nng_pipe pipe, nng_pipe_ev ev, void *arg)
@@ -175,12 +198,113 @@ static void on_pipe(nng_pipe pipe, nng_pipe_ev ev, void *arg)
     struct peers *p = ref->peers;
 
     pthread_mutex_lock(&p->lock);
-    GROW(p->events, p->event_count, p->event_cap);
-    p->events[p->event_count++] = (struct pipe_event){.lane_id = ref->lane_id,
-                                                      .pipe = nng_pipe_id(pipe),
-                                                      .added = ev == NNG_PIPE_EV_ADD_POST};
+    if (!p->stopping) {
+        GROW(p->events, p->event_count, p->event_cap);
+        p->events[p->event_count++] = (struct pipe_event){.lane_id = ref->lane_id,
+                                                          .pipe = nng_pipe_id(pipe),
+                                                          .listener = nng_pipe_listener(pipe).id,
+                                                          .added = ev == NNG_PIPE_EV_ADD_POST};
+        loop_wake_send(p->wake);
+    }
     pthread_mutex_unlock(&p->lock);
-    loop_wake_send(p->wake);
+}
+
+/* ---- apart ---- */
+
+struct errand {
+    struct peers *peers;
+    void (*run)(struct errand *e);
+    nng_socket sock;             /* close it, */
+    nng_aio *aio;                /* then free this, or NULL */
+    uint32_t dialer;             /* close it */
+    struct listener *listener;   /* replace it */
+};
+
+static void run_close_socket(struct errand *e)
+{
+    nng_close(e->sock);
+    if (e->aio != NULL) {
+        nng_aio_stop(e->aio);
+        nng_aio_free(e->aio);
+    }
+}
+
+static void run_close_dialer(struct errand *e)
+{
+    nng_dialer_close((nng_dialer){.id = e->dialer});
+}
+
+static int listener_open(struct peers *p, struct listener *l)
+{
+    nng_listener id;
+    int rv = nng_listen(p->pull, l->url, &id, 0);
+
+    pthread_mutex_lock(&p->lock);
+    l->id = rv == 0 ? id.id : 0;
+    pthread_mutex_unlock(&p->lock);
+    return rv;
+}
+
+static void run_renew_listener(struct errand *e)
+{
+    struct peers *p = e->peers;
+    struct listener *l = e->listener;
+    uint32_t old;
+
+    pthread_mutex_lock(&p->lock);
+    old = l->id;
+    pthread_mutex_unlock(&p->lock);
+    nng_listener_close((nng_listener){.id = old});
+    listener_open(p, l); /* without success, the next check tries again */
+    pthread_mutex_lock(&p->lock);
+    l->renewing = false;
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void *run_errand(void *arg)
+{
+    struct errand *e = arg;
+    struct peers *p = e->peers;
+
+    e->run(e);
+    free(e);
+    pthread_mutex_lock(&p->lock);
+    p->apart--;
+    pthread_cond_signal(&p->apart_ended); /* with the lock: whoever waits frees p */
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+static void run_apart(const struct errand *errand)
+{
+    struct errand *e = xmalloc(sizeof(*e));
+    pthread_t thread;
+
+    *e = *errand;
+    pthread_mutex_lock(&e->peers->lock);
+    e->peers->apart++;
+    pthread_mutex_unlock(&e->peers->lock);
+    if (pthread_create(&thread, NULL, run_errand, e) != 0)
+        run_errand(e);
+    else
+        pthread_detach(thread);
+}
+
+/* false: some are still at it. */
+static bool wait_for_apart(struct peers *p)
+{
+    struct timespec end;
+    bool all;
+
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += (end.tv_nsec + STOP_WAIT_MS * 1000000L) / 1000000000;
+    end.tv_nsec = (end.tv_nsec + STOP_WAIT_MS * 1000000L) % 1000000000;
+    pthread_mutex_lock(&p->lock);
+    while (p->apart > 0 && pthread_cond_timedwait(&p->apart_ended, &p->lock, &end) == 0)
+        ;
+    all = p->apart == 0;
+    pthread_mutex_unlock(&p->lock);
+    return all;
 }
 
 /* ---- lanes ---- */
@@ -207,11 +331,17 @@ static struct lane *find_lane(const struct peers *p, uint64_t lane_id, struct pe
     return NULL;
 }
 
+/* Any earlier dialer of the lane is given up. */
 static int lane_dial(struct lane *lane, const char *text)
 {
     CLEANUP(freep) char *url = peer_nng_url(text);
     int rv;
 
+    if (lane->dialer.id != 0)
+        run_apart(&(struct errand){
+            .peers = lane->peers, .run = run_close_dialer, .dialer = lane->dialer.id});
+    lane->dialer.id = 0;
+    lane->dialing_since_ms = loop_now_ms(lane->peers->loop);
     if (url == NULL)
         return -EPROTONOSUPPORT;
     rv = nng_dialer_create(&lane->dialer, lane->sock, url);
@@ -224,11 +354,27 @@ static int lane_dial(struct lane *lane, const char *text)
     return rv == 0 ? 0 : nng_errno(rv);
 }
 
+static void set_blocked(struct lane *lane, bool blocked)
+{
+    if (lane->blocked == blocked)
+        return;
+    lane->blocked = blocked;
+    loop_io_set(lane->sendable, blocked ? LOOP_READ : 0);
+}
+
+static void on_sendable(void *user, unsigned int events)
+{
+    struct lane *lane = user;
+
+    set_blocked(lane, false);
+    loop_hook_arm(lane->peers->flush);
+}
+
 static int lane_open(struct peers *p, struct peer *peer, enum peer_lane kind)
 {
     struct lane *lane = &peer->lanes[kind];
     struct lane_ref *ref = xcalloc(1, sizeof(*ref));
-    int rv;
+    int rv, fd;
 
     *lane = (struct lane){
         .peers = p, .lane_id = ++p->last_lane_id, .peer_id = peer->id, .kind = kind};
@@ -238,7 +384,9 @@ static int lane_open(struct peers *p, struct peer *peer, enum peer_lane kind)
     if (rv != 0)
         return nng_errno(rv);
     lane->open = true;
-    rv = nng_aio_alloc(&lane->aio, on_sent, lane);
+    rv = nng_socket_get_int(lane->sock, NNG_OPT_SENDFD, &fd);
+    if (rv == 0)
+        lane->sendable = loop_io_new(p->loop, "peer sendable", fd, on_sendable, lane);
     if (rv == 0)
         rv = nng_pipe_notify(lane->sock, NNG_PIPE_EV_ADD_POST, on_pipe, ref);
     if (rv == 0)
@@ -250,12 +398,10 @@ static int lane_open(struct peers *p, struct peer *peer, enum peer_lane kind)
 
 static void lane_close(struct lane *lane)
 {
+    loop_io_free(lane->sendable); /* before its descriptor is gone */
     if (lane->open)
-        nng_close(lane->sock);
-    if (lane->aio != NULL) {
-        nng_aio_stop(lane->aio);
-        nng_aio_free(lane->aio);
-    }
+        run_apart(&(struct errand){
+            .peers = lane->peers, .run = run_close_socket, .sock = lane->sock});
     buf_fini(&lane->out);
     *lane = (struct lane){0};
 }
@@ -280,23 +426,21 @@ static void lane_send(struct peers *p, struct peer *peer, struct lane *lane)
 {
     nng_msg *msg;
 
-    if (!lane->up || lane->sending || lane->out.len <= HEADER_BYTES)
+    if (!lane->up || lane->blocked || lane->out.len <= HEADER_BYTES)
         return;
-    if (nng_msg_alloc(&msg, 0) != 0)
+    if (nng_msg_alloc(&msg, lane->out.len) != 0)
         return; /* stays queued; the next turn tries again */
-    if (nng_msg_append(msg, lane->out.data, lane->out.len) != 0) {
+    memcpy(nng_msg_body(msg), lane->out.data, lane->out.len);
+    if (nng_sendmsg(lane->sock, msg, NNG_FLAG_NONBLOCK) != 0) {
         nng_msg_free(msg);
+        set_blocked(lane, true); /* or the connection ended, which is news to come */
         return;
     }
     peer->stats.bytes_sent += lane->out.len;
-    lane->sending_bytes = lane->out.len;
     buf_clear(&lane->out);
     buf_trim(&lane->out, OUT_KEEP_BYTES);
     batch_begin(p, lane);
-    lane->sending = true;
     lane->overflowed = false;
-    nng_aio_set_msg(lane->aio, msg);
-    nng_send_aio(lane->sock, lane->aio);
 }
 
 static void lane_greet(struct peers *p, struct lane *lane)
@@ -328,13 +472,12 @@ static void lane_set_down(struct peers *p, struct peer *peer, struct lane *lane)
 {
     lane->up = false;
     lane->pipe = 0;
+    lane->dialing_since_ms = loop_now_ms(p->loop);
     buf_clear(&lane->out);
-    if (lane->sending)
-        nng_aio_cancel(lane->aio); /* not to be sent to a successor ahead of its hello */
+    set_blocked(lane, false);
     if (lane->kind == PEER_LANE_MAIN) {
         peer->stats.up = false;
         peer->stats.up_since_ms = 0;
-        peer->dialing_since_ms = loop_now_ms(p->loop);
         p->ops->on_down(p->user, peer->id);
     }
 }
@@ -356,6 +499,49 @@ static void on_pipe_event(struct peers *p, const struct pipe_event *ev)
 }
 
 /* ---- receiving ---- */
+
+static void inbound_seen(struct peer *peer, int pipe)
+{
+    int *slot = &peer->inbound[0];
+
+    for (int k = 0; k < PEER_LANE_COUNT; k++) {
+        if (peer->inbound[k] == pipe)
+            return;
+        if (peer->inbound[k] == 0)
+            slot = &peer->inbound[k];
+    }
+    *slot = pipe;
+}
+
+static void inbound_ended(struct peers *p, int pipe)
+{
+    for (size_t i = 0; i < p->count; i++) {
+        for (int k = 0; k < PEER_LANE_COUNT; k++) {
+            if (p->list[i]->inbound[k] == pipe)
+                p->list[i]->inbound[k] = 0;
+        }
+    }
+}
+
+static void end_probe(struct peers *p, struct listener *l);
+
+static void on_inbound_event(struct peers *p, const struct pipe_event *ev)
+{
+    if (!ev->added) {
+        inbound_ended(p, ev->pipe);
+        return;
+    }
+    for (size_t i = 0; i < p->listener_count; i++) { /* it answers */
+        struct listener *l = &p->listeners[i];
+        uint32_t id;
+
+        pthread_mutex_lock(&p->lock);
+        id = l->id;
+        pthread_mutex_unlock(&p->lock);
+        if (id == ev->listener)
+            end_probe(p, l);
+    }
+}
 
 static void refuse(struct peers *p, nng_msg *msg, const struct peer_header *h, const char *why,
                    uint64_t *counter)
@@ -398,6 +584,7 @@ static void on_batch(struct peers *p, nng_msg *msg)
     if (peer != NULL && ours) {
         peer->stats.last_seen_ms = loop_now_ms(p->loop);
         peer->stats.bytes_received += body.len;
+        inbound_seen(peer, nng_pipe_id(nng_msg_get_pipe(msg)));
     }
     while (r.pos != r.end) {
         struct peer_frame f;
@@ -427,8 +614,7 @@ static void on_wake(void *user)
     struct peers *p = user;
     nng_msg **msgs;
     struct pipe_event *events;
-    uint64_t *sent;
-    size_t msg_count, event_count, sent_count;
+    size_t msg_count, event_count;
     bool stalled;
 
     pthread_mutex_lock(&p->lock);
@@ -436,34 +622,24 @@ static void on_wake(void *user)
     msg_count = p->inbox_count;
     events = TAKE(p->events);
     event_count = p->event_count;
-    sent = TAKE(p->sent);
-    sent_count = p->sent_count;
     stalled = p->inbox_stalled;
     p->inbox_count = p->inbox_cap = p->inbox_bytes = 0;
     p->event_count = p->event_cap = 0;
-    p->sent_count = p->sent_cap = 0;
     p->inbox_stalled = false;
     pthread_mutex_unlock(&p->lock);
 
     for (size_t i = 0; i < event_count; i++)
         on_pipe_event(p, &events[i]);
-    for (size_t i = 0; i < sent_count; i++) {
-        struct peer *peer;
-        struct lane *lane = find_lane(p, sent[i], &peer);
-
-        if (lane != NULL) {
-            lane->sending = false;
-            lane->sending_bytes = 0;
-            loop_hook_arm(p->flush);
-        }
-    }
     for (size_t i = 0; i < msg_count; i++) {
         on_batch(p, msgs[i]);
         nng_msg_free(msgs[i]);
     }
+    for (size_t i = 0; i < event_count; i++) { /* after what came over them */
+        if (events[i].lane_id == 0)
+            on_inbound_event(p, &events[i]);
+    }
     free(msgs);
     free(events);
-    free(sent);
     if (stalled)
         nng_recv_aio(p->pull, p->pull_aio);
 }
@@ -489,7 +665,7 @@ struct buf *peers_begin(struct peers *p, uint64_t id, enum peer_lane kind, enum 
     if (peer == NULL)
         return NULL;
     lane = &peer->lanes[kind];
-    if (!lane->up || lane->out.len + lane->sending_bytes >= PEERS_QUEUE_BYTES_MAX) {
+    if (!lane->up || lane->out.len >= PEERS_QUEUE_BYTES_MAX) {
         peer->stats.frames_dropped++;
         if (lane->up && !lane->overflowed) {
             lane->overflowed = true;
@@ -512,25 +688,95 @@ void peers_end(struct peers *p)
 
 /* ---- members ---- */
 
-/* A member with several URLs that does not answer at one of them is tried at the next. */
-static void on_rotate(void *user)
+static void renew_listener(struct peers *p, struct listener *l)
+{
+    bool busy;
+
+    pthread_mutex_lock(&p->lock);
+    busy = l->renewing;
+    l->renewing = true;
+    pthread_mutex_unlock(&p->lock);
+    if (busy)
+        return;
+    log_warn("the listener on %s does not answer, a new one takes its place", l->url);
+    run_apart(&(struct errand){.peers = p, .run = run_renew_listener, .listener = l});
+}
+
+static void end_probe(struct peers *p, struct listener *l)
+{
+    if (!l->probing)
+        return;
+    l->probing = false;
+    run_apart(&(struct errand){.peers = p, .run = run_close_socket, .sock = l->probe});
+}
+
+/* Dials them; each that lives brings a pipe, see on_wake. */
+static void probe_listeners(struct peers *p)
+{
+    p->last_probe_ms = loop_now_ms(p->loop);
+    for (size_t i = 0; i < p->listener_count; i++) {
+        struct listener *l = &p->listeners[i];
+
+        if (l->probing || nng_push0_open(&l->probe) != 0)
+            continue;
+        l->probing = true;
+        nng_dial(l->probe, l->url, NULL, NNG_FLAG_NONBLOCK);
+    }
+    loop_timer_start(p->probe_end, PROBE_MS, 0);
+}
+
+static void on_probe_end(void *user)
+{
+    struct peers *p = user;
+
+    for (size_t i = 0; i < p->listener_count; i++) {
+        struct listener *l = &p->listeners[i];
+
+        if (l->probing)
+            renew_listener(p, l);
+        end_probe(p, l);
+    }
+}
+
+static bool reaches_us(const struct peer *peer)
+{
+    for (int k = 0; k < PEER_LANE_COUNT; k++) {
+        if (peer->inbound[k] == 0)
+            return false;
+    }
+    return true;
+}
+
+static void check_lane(struct peers *p, struct peer *peer, struct lane *lane)
+{
+    if (lane->up || loop_now_ms(p->loop) - lane->dialing_since_ms < DIAL_TRY_MS)
+        return;
+    if (lane->kind == PEER_LANE_MAIN)
+        peer->url_at = (peer->url_at + 1) % peer->urls.count;
+    if (lane_dial(lane, peer->urls.items[peer->url_at]) != 0)
+        log_warn("cannot dial %s", peer->urls.items[peer->url_at]);
+}
+
+static void on_check(void *user)
 {
     struct peers *p = user;
     uint64_t now = loop_now_ms(p->loop);
+    bool deaf = false;
 
     for (size_t i = 0; i < p->count; i++) {
         struct peer *peer = p->list[i];
 
-        if (peer->urls.count < 2 || peer->stats.up || now - peer->dialing_since_ms < URL_TRY_MS)
-            continue;
-        peer->url_at = (peer->url_at + 1) % peer->urls.count;
-        peer->dialing_since_ms = now;
-        for (int k = 0; k < PEER_LANE_COUNT; k++) {
-            lane_close(&peer->lanes[k]);
-            if (lane_open(p, peer, (enum peer_lane)k) != 0)
-                log_warn("cannot dial %s", peer->urls.items[peer->url_at]);
-        }
+        for (int k = 0; k < PEER_LANE_COUNT; k++)
+            check_lane(p, peer, &peer->lanes[k]);
+        if (!peer->stats.up || reaches_us(peer))
+            peer->one_way_since_ms = 0;
+        else if (peer->one_way_since_ms == 0)
+            peer->one_way_since_ms = now;
+        else if (now - peer->one_way_since_ms >= ONE_WAY_MS)
+            deaf = true;
     }
+    if (deaf && now - p->last_probe_ms >= ONE_WAY_MS)
+        probe_listeners(p);
 }
 
 int peers_set(struct peers *p, uint64_t id, const struct url_list *urls)
@@ -550,7 +796,6 @@ int peers_set(struct peers *p, uint64_t id, const struct url_list *urls)
         return -ENOSPC;
     peer = xcalloc(1, sizeof(*peer));
     peer->id = id;
-    peer->dialing_since_ms = loop_now_ms(p->loop);
     for (size_t i = 0; i < urls->count; i++)
         url_list_add(&peer->urls, bytes_str(urls->items[i]));
     p->list[p->count++] = peer;
@@ -627,20 +872,27 @@ static int listen_all(struct peers *p, const struct url_list *urls, char **ret_e
     if (rv == 0)
         rv = nng_socket_set_size(p->pull, NNG_OPT_RECVMAXSZ, PEER_BATCH_BYTES_MAX);
     if (rv == 0)
+        rv = nng_pipe_notify(p->pull, NNG_PIPE_EV_ADD_POST, on_pipe, &p->pull_ref);
+    if (rv == 0)
+        rv = nng_pipe_notify(p->pull, NNG_PIPE_EV_REM_POST, on_pipe, &p->pull_ref);
+    if (rv == 0)
         rv = nng_aio_alloc(&p->pull_aio, on_received, p);
     if (rv != 0) {
         *ret_error = xasprintf("peer socket: %s", nng_strerror(rv));
         return nng_errno(rv);
     }
+    p->listeners = xcalloc(MAX(urls->count, (size_t)1), sizeof(*p->listeners));
     for (size_t i = 0; i < urls->count; i++) {
-        CLEANUP(freep) char *url = peer_nng_url(urls->items[i]);
+        struct listener *l = &p->listeners[p->listener_count];
 
-        if (url == NULL) {
+        *l = (struct listener){.url = peer_nng_url(urls->items[i])};
+        if (l->url == NULL) {
             *ret_error = xasprintf("cannot listen on %s: scheme not supported for peers",
                                    urls->items[i]);
             return -EPROTONOSUPPORT;
         }
-        rv = nng_listen(p->pull, url, NULL, 0);
+        p->listener_count++;
+        rv = listener_open(p, l);
         if (rv != 0) {
             *ret_error = xasprintf("cannot listen on %s: %s", urls->items[i], nng_strerror(rv));
             return nng_errno(rv);
@@ -662,10 +914,13 @@ int peers_start(const struct peers_args *args, struct peers **ret, char **ret_er
         .cluster_id = args->cluster_id, .from = args->member_id, .generation = args->generation};
     p->self_urls = xstrdup(args->self_urls);
     pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->apart_ended, NULL);
+    p->pull_ref = (struct lane_ref){.peers = p};
     p->wake = loop_wake_new(p->loop, "peers", on_wake, p);
     p->flush = loop_hook_new(p->loop, "peers_flush", LOOP_PHASE_FLUSH, on_flush, p);
-    p->rotate = loop_timer_new(p->loop, "peers_rotate", on_rotate, p);
-    loop_timer_start(p->rotate, URL_TRY_MS, URL_TRY_MS);
+    p->check = loop_timer_new(p->loop, "peers_check", on_check, p);
+    loop_timer_start(p->check, CHECK_MS, CHECK_MS);
+    p->probe_end = loop_timer_new(p->loop, "peers_probe", on_probe_end, p);
     r = listen_all(p, args->listen_urls, ret_error);
     if (r != 0) {
         peers_stop(p);
@@ -679,14 +934,25 @@ void peers_stop(struct peers *p)
 {
     if (p == NULL)
         return;
+    pthread_mutex_lock(&p->lock);
+    p->stopping = true;
+    pthread_mutex_unlock(&p->lock);
+    loop_timer_free(p->check);
+    loop_timer_free(p->probe_end);
+    loop_hook_free(p->flush);
+    loop_wake_free(p->wake);
+    for (size_t i = 0; i < p->listener_count; i++)
+        end_probe(p, &p->listeners[i]);
     if (p->pull_open)
-        nng_close(p->pull);
-    if (p->pull_aio != NULL) {
-        nng_aio_stop(p->pull_aio);
-        nng_aio_free(p->pull_aio);
-    }
+        run_apart(&(struct errand){
+            .peers = p, .run = run_close_socket, .sock = p->pull, .aio = p->pull_aio});
     for (size_t i = 0; i < p->count; i++)
         peer_close(p->list[i]);
+    if (!wait_for_apart(p))
+        return; /* they still use it */
+    for (size_t i = 0; i < p->listener_count; i++)
+        free(p->listeners[i].url);
+    free(p->listeners);
     while (p->refs != NULL) {
         struct lane_ref *ref = p->refs;
 
@@ -697,10 +963,7 @@ void peers_stop(struct peers *p)
         nng_msg_free(p->inbox[i]);
     free(p->inbox);
     free(p->events);
-    free(p->sent);
-    loop_timer_free(p->rotate);
-    loop_hook_free(p->flush);
-    loop_wake_free(p->wake);
+    pthread_cond_destroy(&p->apart_ended);
     pthread_mutex_destroy(&p->lock);
     free(p->self_urls);
     free(p);

@@ -1,0 +1,211 @@
+/* Connections between members, and what strangers at the peer port can do to them. */
+#include <criterion/criterion.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "lib/loop/loop.h"
+#include "lib/util/macros.h"
+#include "lib/util/xmalloc.h"
+#include "raftd/peer/peers.h"
+
+enum { CLUSTER = 77, A = 1, B = 2 };
+
+/* The timeout of the test ends a wait that never comes true. */
+TestSuite(peers, .timeout = 60);
+#define WAIT_FOR(loop, condition)                                                                  \
+    do {                                                                                           \
+        while (!(condition))                                                                       \
+            loop_run_once((loop), 50);                                                             \
+    } while (0)
+
+struct end {
+    struct loop *loop;
+    struct peers *peers;
+    uint64_t id;
+    int port;
+    unsigned int frames, ups, downs;
+};
+
+static void on_frame(void *user, const struct peer_header *h, const struct peer_frame *f)
+{
+    struct end *e = user;
+
+    if (f->type == PEER_HELLO)
+        return;
+    cr_assert_neq(h->from, e->id);
+    cr_assert_eq(h->to, e->id);
+    e->frames++;
+}
+
+static void on_up(void *user, uint64_t id)
+{
+    ((struct end *)user)->ups++;
+}
+
+static void on_down(void *user, uint64_t id)
+{
+    ((struct end *)user)->downs++;
+}
+
+static const struct peers_ops ops = {.on_frame = on_frame, .on_up = on_up, .on_down = on_down};
+
+/* A bound socket of loopback, not listening yet, and its port. */
+static int bound(int *port)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET,
+                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                               .sin_port = htons((uint16_t)*port)};
+    socklen_t len = sizeof(addr);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    cr_assert_eq(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+    cr_assert_eq(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
+    *port = ntohs(addr.sin_port);
+    return fd;
+}
+
+static struct url_list url_of(int port)
+{
+    CLEANUP(freep) char *url = xasprintf("http://127.0.0.1:%d", port);
+    struct url_list urls = {0};
+
+    url_list_add(&urls, bytes_str(url));
+    return urls;
+}
+
+static void start(struct end *e, struct loop *loop, uint64_t id, int port)
+{
+    struct url_list urls = url_of(port);
+    struct peers_args args = {.loop = loop, .listen_urls = &urls, .self_urls = urls.items[0],
+                              .cluster_id = CLUSTER, .member_id = id, .generation = 1,
+                              .ops = &ops, .user = e};
+    char *error = NULL;
+
+    *e = (struct end){.loop = loop, .id = id, .port = port};
+    cr_assert_eq(peers_start(&args, &e->peers, &error), 0, "%s", error);
+    url_list_fini(&urls);
+}
+
+static void meet(struct end *a, struct end *b)
+{
+    struct url_list urls = url_of(b->port);
+
+    cr_assert_eq(peers_set(a->peers, b->id, &urls), 0);
+    url_list_fini(&urls);
+}
+
+static void say(struct end *from, struct end *to)
+{
+    struct buf *b = peers_begin(from->peers, to->id, PEER_LANE_MAIN, PEER_RAFT);
+
+    if (b != NULL)
+        peers_end(from->peers);
+}
+
+static int free_port(void)
+{
+    int port = 0;
+
+    close(bound(&port));
+    return port;
+}
+
+/* Both hear the other. */
+static void converse(struct end *a, struct end *b)
+{
+    unsigned int heard_a = a->frames, heard_b = b->frames;
+
+    while (a->frames == heard_a || b->frames == heard_b) {
+        say(a, b);
+        say(b, a);
+        loop_run_once(a->loop, 50);
+    }
+}
+
+Test(peers, two_members_converse_and_one_goes)
+{
+    struct loop *loop = loop_new();
+    struct end a, b;
+
+    start(&a, loop, A, free_port());
+    start(&b, loop, B, free_port());
+    meet(&a, &b);
+    meet(&b, &a);
+    converse(&a, &b);
+    peers_stop(b.peers);
+    WAIT_FOR(loop, a.downs == 1);
+    start(&b, loop, B, b.port);
+    meet(&b, &a);
+    converse(&a, &b);
+    peers_remove(a.peers, B);
+    cr_assert_not(peers_has(a.peers, B));
+    peers_stop(a.peers);
+    peers_stop(b.peers);
+    loop_free(loop);
+}
+
+/* Ends a connection with FIN and, at once, RST: whoever writes to it then gets EPIPE. */
+static void hang_up(int fd)
+{
+    struct linger now = {.l_onoff = 1};
+
+    shutdown(fd, SHUT_WR);
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+    close(fd);
+}
+
+Test(peers, callers_that_hang_up_do_not_deafen_the_listener)
+{
+    struct loop *loop = loop_new();
+    struct end a, b;
+
+    start(&a, loop, A, free_port());
+    for (int i = 0; i < 200; i++) {
+        struct sockaddr_in addr = {.sin_family = AF_INET,
+                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                                   .sin_port = htons((uint16_t)a.port)};
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        connect(fd, (struct sockaddr *)&addr, sizeof(addr));
+        hang_up(fd);
+    }
+    start(&b, loop, B, free_port());
+    meet(&a, &b);
+    meet(&b, &a);
+    converse(&a, &b);
+    peers_stop(a.peers);
+    peers_stop(b.peers);
+    loop_free(loop);
+}
+
+Test(peers, a_listener_that_hangs_up_does_not_silence_the_dialer)
+{
+    struct loop *loop = loop_new();
+    struct end a, b;
+    int port = 0, fd = bound(&port);
+
+    cr_assert_eq(listen(fd, 16), 0);
+    start(&a, loop, A, free_port());
+    b = (struct end){.id = B, .port = port};
+    meet(&a, &b);
+    for (int i = 0; i < 100; i++) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+
+        if (poll(&p, 1, 500) == 0) /* more than the longest pause between calls: silenced */
+            break;
+        hang_up(accept4(fd, NULL, NULL, SOCK_CLOEXEC));
+    }
+    close(fd);
+    start(&b, loop, B, port);
+    meet(&b, &a);
+    converse(&a, &b);
+    peers_stop(a.peers);
+    peers_stop(b.peers);
+    loop_free(loop);
+}
