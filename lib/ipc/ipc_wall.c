@@ -3,10 +3,11 @@
  *
  * Messages come in through a completion callback that keeps one receive posted, puts each message
  * on a bounded queue and wakes the loop when the queue was empty; with the queue full it posts no
- * receive, and the kernel's buffer, then the peer, feel it. Messages go out through the non-blocking
- * call, with nng's "may send" descriptor on the loop only while one was refused. The other ways cost
- * more: nng's "may receive" descriptor is set and cleared with system calls for each message, and a
- * completion callback for sends is a thread switch for nothing (README.md has the figures).
+ * receive, and the kernel's buffer, then the peer, feel it. Messages go out through the
+ * non-blocking call, with nng's "may send" descriptor on the loop only while one was refused. The
+ * other ways cost more: nng's "may receive" descriptor is set and cleared with system calls for
+ * each message, and a completion callback for sends is a thread switch for nothing (README.md has
+ * the figures).
  */
 #include "lib/ipc/ipc_internal.h"
 
@@ -48,16 +49,16 @@ struct ipc_wall {
 
     pthread_mutex_t lock; /* for what follows */
     pthread_cond_t news;
-    unsigned int refs;    /* our user, and each helper thread */
-    uint32_t endpoint;    /* id of the dialer or listener; 0: none was made */
-    bool renewing;        /* a thread replaces it */
+    unsigned int refs; /* our user, and each helper thread */
+    uint32_t endpoint; /* id of the dialer or listener; 0: none was made */
+    bool renewing;     /* a thread replaces it */
     uint32_t redial_ms;
     struct ipc_msg queue[IPC_WALL_QUEUE]; /* a ring */
     size_t queue_head, queue_count;
     bool recv_posted; /* false: the queue was full */
     bool pipe_news;
-    bool closing; /* no call of on_news any more */
-    bool closed;  /* nng has let go of it */
+    bool closing;                 /* no call of on_news any more */
+    bool closed;                  /* nng has let go of it */
     struct pipe pipes[PIPES_MAX]; /* in order of appearance */
     size_t pipe_count;
 };
@@ -67,10 +68,10 @@ static int errno_of(int nng_error)
     static const struct {
         int nng, errno_;
     } table[] = {
-        {NNG_EADDRINUSE, EADDRINUSE}, {NNG_ENOMEM, ENOMEM},   {NNG_EINVAL, EINVAL},
-        {NNG_EADDRINVAL, EINVAL},     {NNG_ENOENT, ENOENT},   {NNG_EPERM, EACCES},
-        {NNG_ENOFILES, EMFILE},       {NNG_EAGAIN, EAGAIN},   {NNG_ECLOSED, ECONNRESET},
-        {NNG_ENOTSUP, EINVAL},        {NNG_ENOSPC, ENOSPC},   {NNG_ETIMEDOUT, EAGAIN},
+        {NNG_EADDRINUSE, EADDRINUSE}, {NNG_ENOMEM, ENOMEM}, {NNG_EINVAL, EINVAL},
+        {NNG_EADDRINVAL, EINVAL},     {NNG_ENOENT, ENOENT}, {NNG_EPERM, EACCES},
+        {NNG_ENOFILES, EMFILE},       {NNG_EAGAIN, EAGAIN}, {NNG_ECLOSED, ECONNRESET},
+        {NNG_ENOTSUP, EINVAL},        {NNG_ENOSPC, ENOSPC}, {NNG_ETIMEDOUT, EAGAIN},
     };
 
     if ((nng_error & NNG_ESYSERR) != 0)

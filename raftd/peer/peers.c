@@ -41,8 +41,8 @@ enum {
     HEADER_BYTES = 4 + 4 + 4 * 8,
     CHECK_MS = 500,
     PROBE_MS = 1000,
-    DIAL_TRY_MS = 1000,  /* then another dialer, and with several URLs the next one */
-    ONE_WAY_MS = 2000,   /* we reach a peer that long, and it does not reach us */
+    DIAL_TRY_MS = 1000, /* then another dialer, and with several URLs the next one */
+    ONE_WAY_MS = 2000,  /* we reach a peer that long, and it does not reach us */
     STOP_WAIT_MS = 500,
 };
 
@@ -80,8 +80,8 @@ struct peer {
 };
 
 struct listener {
-    char *url; /* in nng's words */
-    uint32_t id; /* 0: none */
+    char *url;     /* in nng's words */
+    uint32_t id;   /* 0: none */
     bool renewing; /* under the lock, as id */
     bool probing;
     nng_socket probe;
@@ -123,7 +123,7 @@ struct peers {
 
     pthread_mutex_t lock; /* what follows; also touched by nng's threads */
     pthread_cond_t apart_ended;
-    size_t apart; /* threads */
+    size_t apart;  /* threads */
     bool stopping; /* nobody may wake the loop */
     nng_msg **inbox;
     size_t inbox_count, inbox_cap, inbox_bytes;
@@ -214,10 +214,10 @@ static void on_pipe(nng_pipe pipe, nng_pipe_ev ev, void *arg)
 struct errand {
     struct peers *peers;
     void (*run)(struct errand *e);
-    nng_socket sock;             /* close it, */
-    nng_aio *aio;                /* then free this, or NULL */
-    uint32_t dialer;             /* close it */
-    struct listener *listener;   /* replace it */
+    nng_socket sock;           /* close it, */
+    nng_aio *aio;              /* then free this, or NULL */
+    uint32_t dialer;           /* close it */
+    struct listener *listener; /* replace it */
 };
 
 static void run_close_socket(struct errand *e)
@@ -376,8 +376,8 @@ static int lane_open(struct peers *p, struct peer *peer, enum peer_lane kind)
     struct lane_ref *ref = xcalloc(1, sizeof(*ref));
     int rv, fd;
 
-    *lane = (struct lane){
-        .peers = p, .lane_id = ++p->last_lane_id, .peer_id = peer->id, .kind = kind};
+    *lane =
+        (struct lane){.peers = p, .lane_id = ++p->last_lane_id, .peer_id = peer->id, .kind = kind};
     *ref = (struct lane_ref){.peers = p, .lane_id = lane->lane_id, .next = p->refs};
     p->refs = ref;
     rv = nng_push0_open(&lane->sock);
@@ -400,8 +400,8 @@ static void lane_close(struct lane *lane)
 {
     loop_io_free(lane->sendable); /* before its descriptor is gone */
     if (lane->open)
-        run_apart(&(struct errand){
-            .peers = lane->peers, .run = run_close_socket, .sock = lane->sock});
+        run_apart(
+            &(struct errand){.peers = lane->peers, .run = run_close_socket, .sock = lane->sock});
     buf_fini(&lane->out);
     *lane = (struct lane){0};
 }
@@ -887,8 +887,8 @@ static int listen_all(struct peers *p, const struct url_list *urls, char **ret_e
 
         *l = (struct listener){.url = peer_nng_url(urls->items[i])};
         if (l->url == NULL) {
-            *ret_error = xasprintf("cannot listen on %s: scheme not supported for peers",
-                                   urls->items[i]);
+            *ret_error =
+                xasprintf("cannot listen on %s: scheme not supported for peers", urls->items[i]);
             return -EPROTONOSUPPORT;
         }
         p->listener_count++;

@@ -82,9 +82,14 @@ static struct url_list url_of(int port)
 static void start(struct end *e, struct loop *loop, uint64_t id, int port)
 {
     struct url_list urls = url_of(port);
-    struct peers_args args = {.loop = loop, .listen_urls = &urls, .self_urls = urls.items[0],
-                              .cluster_id = CLUSTER, .member_id = id, .generation = 1,
-                              .ops = &ops, .user = e};
+    struct peers_args args = {.loop = loop,
+                              .listen_urls = &urls,
+                              .self_urls = urls.items[0],
+                              .cluster_id = CLUSTER,
+                              .member_id = id,
+                              .generation = 1,
+                              .ops = &ops,
+                              .user = e};
     char *error = NULL;
 
     *e = (struct end){.loop = loop, .id = id, .port = port};
