@@ -48,6 +48,9 @@ void kv_get_stats(const struct kv *kv, struct kv_stats *ret)
         .range_total = kv->range_total,
         .cache_hits = kv->cache.hits,
         .cache_misses = kv->cache.misses,
+        .lease_count = lease_table_count(&kv->leases),
+        .lease_revoked_total = kv->lease_revoked_total,
+        .lease_expired_total = kv->lease_expired_total,
         .kv_compacting = kv->compact.phase != KV_COMPACT_IDLE,
     };
 }
@@ -81,6 +84,8 @@ void kv_free(struct kv *kv)
     kv_cache_fini(&kv->cache);
     store_members_fini(&kv->members);
     store_alarms_fini(&kv->alarms);
+    lease_table_fini(&kv->leases);
+    buf_fini(&kv->checkpoint_leases);
     buf_fini(&kv->cluster_version);
     buf_fini(&kv->batch);
     buf_fini(&kv->compact.cursor);
@@ -189,12 +194,6 @@ uint64_t kv_count_live(const struct kv *kv, const struct kv_bounds *b)
 
 /* ---- put and delete ---- */
 
-/* Leases are kept by a table of their own once they exist; until then no id is known. */
-bool kv_lease_exists(const struct kv *kv, int64_t lease)
-{
-    return false;
-}
-
 /* etcd looks at the lease first in a put, and at the key first in a txn's put. */
 int kv_check_put_state(const struct kv *kv, const struct kv_put_request *m, bool in_txn)
 {
@@ -226,6 +225,7 @@ int kv_write_put(struct kv *kv, struct kv_writer *w, const struct kv_put_request
 {
     const struct kv_entry *old = kv_index_find(&kv->index, m->key);
     bool was_live = old != NULL && kv_entry_is_live(old);
+    int64_t old_lease = was_live ? old->lease : 0;
     struct kv_record record = {
         .key = m->key,
         .value = m->value,
@@ -271,6 +271,10 @@ int kv_write_put(struct kv *kv, struct kv_writer *w, const struct kv_put_request
                                  .size = (uint32_t)size,
                              });
     kv->lease_seen = kv->lease_seen || record.lease != 0;
+    if (old_lease != record.lease) {
+        lease_table_detach(&kv->leases, old_lease, m->key);
+        lease_table_attach(&kv->leases, record.lease, m->key);
+    }
     w->sub++;
     return OUT_OK;
 }
@@ -316,6 +320,8 @@ int kv_write_delete(struct kv *kv, struct kv_writer *w, const struct kv_delete_r
         kv->scratch.len = kv_record_size(&record);
         batch_record(kv, w, buf_bytes(&kv->scratch));
         kv_cache_superseded(&kv->cache, e->mod_revision, e->mod_sub);
+        if (e->lease != 0)
+            lease_table_detach(&kv->leases, e->lease, record.key);
         kv_index_delete(&kv->index, e, w->main, w->sub);
         w->sub++;
         deleted++;
@@ -334,8 +340,7 @@ struct apply {
     struct kv_answer *answer;
 };
 
-/* etcd refuses writes while an alarm is active: CORRUPT everything, NOSPACE what stores. */
-static int check_alarms(const struct kv *kv, uint64_t cost)
+int kv_check_alarms(const struct kv *kv, uint64_t cost)
 {
     if (LIKELY(kv->alarms.count == 0))
         return OUT_OK;
@@ -354,7 +359,7 @@ static int apply_put(struct kv *kv, struct apply *a, struct bytes body)
     if (outcome == OUT_OK)
         outcome = kv_check_put(&m);
     if (outcome == OUT_OK)
-        outcome = check_alarms(kv, kv_put_cost(&m));
+        outcome = kv_check_alarms(kv, kv_put_cost(&m));
     if (outcome == OUT_OK)
         outcome = kv_check_put_state(kv, &m, false);
     if (outcome != OUT_OK)
@@ -371,7 +376,7 @@ static int apply_delete(struct kv *kv, struct apply *a, struct bytes body)
     if (outcome == OUT_OK)
         outcome = kv_check_delete(&m);
     if (outcome == OUT_OK)
-        outcome = check_alarms(kv, 0);
+        outcome = kv_check_alarms(kv, 0);
     if (outcome != OUT_OK)
         return outcome;
     kv->delete_total++;
@@ -388,7 +393,7 @@ static int apply_txn(struct kv *kv, struct apply *a, struct bytes body)
     if (outcome == OUT_OK)
         outcome = kv_check_txn(&m, SIZE_MAX);
     if (outcome == OUT_OK)
-        outcome = check_alarms(kv, kv_txn_cost(&m));
+        outcome = kv_check_alarms(kv, kv_txn_cost(&m));
     if (outcome != OUT_OK)
         return outcome;
     kv->txn_total++;
@@ -401,7 +406,7 @@ static int apply_compact(struct kv *kv, struct apply *a, struct bytes body)
     int outcome = kv_decode_compact(body, &m);
 
     if (outcome == OUT_OK)
-        outcome = check_alarms(kv, 0);
+        outcome = kv_check_alarms(kv, 0);
     if (outcome != OUT_OK)
         return outcome;
     if (m.revision <= kv->compact_revision)
@@ -559,6 +564,16 @@ static int apply_payload(struct kv *kv, struct apply *a, const struct proto_entr
         return apply_cluster_version(kv, payload.body);
     case PROTO_KIND_CONF_CHANGE:
         return apply_conf_change(kv, a, payload.body);
+    case PROTO_KIND_LEASE_GRANT:
+        return kv_apply_lease_grant(kv, payload.body, a->header, a->message);
+    case PROTO_KIND_LEASE_REVOKE:
+        return kv_apply_lease_revoke(kv, &a->writer, payload.body, a->header, a->message);
+    case PROTO_KIND_LEASE_KEEPER:
+        return kv_apply_lease_keeper(kv, entry->term, payload.body);
+    case PROTO_KIND_LEASE_CLOCK:
+        return kv_apply_lease_clock(kv, entry->term, payload.body);
+    case PROTO_KIND_LEASE_EXPIRE:
+        return kv_apply_lease_expire(kv, &a->writer, entry->term, payload.body);
     default:
         break;
     }
@@ -631,6 +646,8 @@ uint64_t kv_end_turn(struct kv *kv)
         .has_alarms = kv->alarms_changed,
         .has_version = kv->version_changed,
         .version = buf_bytes(&kv->cluster_version),
+        .has_lease_ops = kv->leases.ops.len > 0,
+        .lease_ops = buf_bytes(&kv->leases.ops),
     };
     uint8_t key[KV_BATCH_KEY_BYTES];
 
@@ -653,6 +670,7 @@ uint64_t kv_end_turn(struct kv *kv)
 
     buf_clear(&kv->scratch);
     kv_batch_record_encode(&kv->scratch, &record);
+    buf_clear(&kv->leases.ops);
     kv_batch_key(key, kv->applied_index);
     kv_batch_put(&kv->batch, bytes_of(key, sizeof(key)), buf_bytes(&kv->scratch));
     return kv_hand_over(kv, &kv->batch);

@@ -32,6 +32,7 @@
 struct kv;
 struct kv_engine;
 struct kv_range_request;
+struct lease_table;
 struct proto_entry;
 struct store_alarms;
 struct store_members;
@@ -67,6 +68,7 @@ struct kv_stats {
     uint64_t index_bytes, cache_bytes, unwritten_bytes;
     uint64_t record_bytes;  /* of all records not yet compacted away: about what is in use on disk */
     uint64_t put_total, delete_total, txn_total, range_total;
+    uint64_t lease_count, lease_revoked_total, lease_expired_total; /* totals: of this process */
     uint64_t cache_hits, cache_misses;
     bool kv_compacting;
 };
@@ -74,6 +76,7 @@ void kv_get_stats(const struct kv *kv, struct kv_stats *ret);
 const struct store_members *kv_members(const struct kv *kv);
 const struct store_alarms *kv_alarms(const struct kv *kv);
 struct bytes kv_cluster_version(const struct kv *kv);
+struct lease_table *kv_leases(struct kv *kv); /* changed by kv_apply only */
 /* Rises with every change of members, alarms or cluster version. */
 uint64_t kv_tables_generation(const struct kv *kv);
 

@@ -23,7 +23,7 @@
 
 enum {
     CHECKPOINT_MAGIC = 0x4b435643, /* "CVCK" */
-    CHECKPOINT_VERSION = 1,
+    CHECKPOINT_VERSION = 2,
     BLOCK_BYTES = 32 << 10,
     BLOCK_BYTES_MAX = 1 << 30,
     WALK_SLICE = 2048,
@@ -80,6 +80,9 @@ struct kv_checkpoint *kv_checkpoint_new(struct kv *kv)
     store_alarms_encode(&kv->alarms, &tables);
     wire_put_bytes(&c->head, buf_bytes(&tables));
     wire_put_bytes(&c->head, buf_bytes(&kv->cluster_version));
+    buf_clear(&kv->checkpoint_leases);
+    lease_table_encode(&kv->leases, &kv->checkpoint_leases);
+    wire_put_bytes(&c->head, buf_bytes(&kv->checkpoint_leases));
     return c;
 }
 
@@ -330,7 +333,8 @@ static int load_entries(struct kv *kv, struct wire_reader *r, uint64_t *entry_co
 
 static int load_head(struct kv *kv, struct wire_reader *r)
 {
-    struct kv_batch_record tables = {.has_members = true, .has_alarms = true, .has_version = true};
+    struct kv_batch_record tables = {
+        .has_members = true, .has_alarms = true, .has_version = true, .has_leases = true};
 
     if (wire_get_u32(r) != CHECKPOINT_MAGIC || wire_get_u32(r) != CHECKPOINT_VERSION)
         return -EBADMSG;
@@ -343,6 +347,7 @@ static int load_head(struct kv *kv, struct wire_reader *r)
     tables.members = wire_get_bytes(r);
     tables.alarms = wire_get_bytes(r);
     tables.version = wire_get_bytes(r);
+    tables.leases = wire_get_bytes(r);
     if (wire_reader_done(r) != 0)
         return -EBADMSG;
     return kv_load_tables(kv, &tables);

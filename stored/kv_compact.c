@@ -282,8 +282,8 @@ int kv_trim_batches(struct kv *kv, uint64_t index, size_t max_records)
 
     assert(!kv->in_turn);
     assert(index <= kv->durable_index);
-    if (index == kv->checkpoint_index)
-        kv->placed_revision = kv->checkpoint_revision;
+    assert(index == kv->checkpoint_index);
+    kv->placed_revision = kv->checkpoint_revision;
     wire_put_u64(&value, index); /* the mark before the first delete: they are one batch or later */
     kv_batch_put(&batch, BYTES_LIT("mtrimmed"), buf_bytes(&value));
     it = ops->iter_new(kv->engine, false);
@@ -311,7 +311,12 @@ int kv_trim_batches(struct kv *kv, uint64_t index, size_t max_records)
     ops->iter_free(it);
     if (r < 0)
         return r;
-    if (looked > 0)
-        kv_hand_over(kv, &batch);
+    if (looked == 0)
+        return more;
+    /* with the mark, the leases as of it: their changes go with the batch records */
+    if (kv->checkpoint_leases.len > 0)
+        kv_batch_put(&batch, BYTES_LIT("mleases"), buf_bytes(&kv->checkpoint_leases));
+    buf_clear(&kv->checkpoint_leases);
+    kv_hand_over(kv, &batch);
     return more;
 }

@@ -5,7 +5,8 @@
  *   'r' main BE64 sub BE32   a version: mvccpb.KeyValue bytes as etcd encodes them; a deletion is
  *                            a zero byte (no message begins with one) and a KeyValue with the key
  *   'i' index BE64           a batch record, see struct kv_batch_record
- *   'm' name                 what only this member cares about: "compacted", "trimmed"
+ *   'm' name                 what only this member cares about: "compacted", "trimmed", and
+ *                            "leases": the table as of "trimmed"
  */
 #ifndef CONCLAVE_STORED_KV_INTERNAL_H
 #define CONCLAVE_STORED_KV_INTERNAL_H
@@ -22,6 +23,7 @@
 #include "stored/kv.h"
 #include "stored/kv_cache.h"
 #include "stored/kv_index.h"
+#include "stored/lease_table.h"
 #include "stored/store_alarms.h"
 #include "stored/store_members.h"
 
@@ -73,6 +75,8 @@ struct kv {
     struct store_members members;
     struct store_alarms alarms;
     struct buf cluster_version;
+    struct lease_table leases;
+    uint64_t lease_revoked_total, lease_expired_total;
     uint64_t tables_generation;
 
     uint64_t applied_index, applied_term, chain_hash;
@@ -90,6 +94,7 @@ struct kv {
     size_t handed_first, handed_count, handed_cap;
 
     struct list pins;
+    struct buf checkpoint_leases; /* the table as of checkpoint_index, until that one is placed */
     uint64_t checkpoint_index; /* of the latest one begun, and its revision */
     int64_t checkpoint_revision;
     int64_t placed_revision;   /* of the one that a start would use; 0: none */
@@ -140,6 +145,9 @@ struct kv_batch_record {
     int64_t revision, compact_revision;
     bool has_members, has_alarms, has_version;
     struct bytes members, alarms, version; /* whole tables, when the turn changed them */
+    bool has_leases;   /* a base record: the whole table */
+    bool has_lease_ops; /* else: what the turn changed in it */
+    struct bytes leases, lease_ops;
 };
 void kv_batch_record_encode(struct buf *b, const struct kv_batch_record *r);
 int kv_batch_record_decode(struct bytes data, struct kv_batch_record *ret);
@@ -175,8 +183,21 @@ int kv_write_put(struct kv *kv, struct kv_writer *w, const struct kv_put_request
                  const struct kv_header *header, struct buf *answer);
 int kv_write_delete(struct kv *kv, struct kv_writer *w, const struct kv_delete_request *m,
                     const struct kv_header *header, struct buf *answer);
-bool kv_lease_exists(const struct kv *kv, int64_t lease);
 int kv_check_put_state(const struct kv *kv, const struct kv_put_request *m, bool in_txn);
+/* etcd refuses writes while an alarm is active: CORRUPT everything, NOSPACE what stores. */
+int kv_check_alarms(const struct kv *kv, uint64_t cost);
+
+/* ---- leases ---- */
+bool kv_lease_exists(const struct kv *kv, int64_t lease);
+void kv_lease_attach_all(struct kv *kv); /* opening: attachments from the keys' own records */
+int kv_apply_lease_grant(struct kv *kv, struct bytes body, const struct kv_header *header,
+                         struct buf *message);
+int kv_apply_lease_revoke(struct kv *kv, struct kv_writer *w, struct bytes body,
+                          const struct kv_header *header, struct buf *message);
+/* term: of the entry */
+int kv_apply_lease_keeper(struct kv *kv, uint64_t term, struct bytes body);
+int kv_apply_lease_clock(struct kv *kv, uint64_t term, struct bytes body);
+int kv_apply_lease_expire(struct kv *kv, struct kv_writer *w, uint64_t term, struct bytes body);
 
 /* Appends a RangeResponse. current: the newest revision it may see, header's revision. */
 int kv_range_whole(struct kv *kv, const struct kv_range_request *m, int64_t current,

@@ -59,10 +59,26 @@ static bool continues(const struct kv *kv, const struct chain *c, uint64_t index
     return record->is_base || record->prev_index == 0 || index == c->trimmed;
 }
 
-static int take_batch(struct kv *kv, uint64_t index, const struct kv_batch_record *record)
+/* The leases as of where trimming ended: the changes before that are gone with their records. */
+static int load_trimmed_leases(struct kv *kv)
+{
+    CLEANUP(buf_fini) struct buf table = BUF_INIT;
+    int r = kv->engine->ops->get(kv->engine, BYTES_LIT("mleases"), &table);
+
+    if (r != 0 && r != -ENOENT)
+        return r;
+    return lease_table_decode(&kv->leases, buf_bytes(&table));
+}
+
+static int take_batch(struct kv *kv, uint64_t index, const struct kv_batch_record *record,
+                      bool is_trimmed)
 {
     int r = kv_load_tables(kv, record);
 
+    if (r == 0 && is_trimmed)
+        r = load_trimmed_leases(kv);
+    else if (r == 0 && record->has_lease_ops)
+        r = lease_table_replay(&kv->leases, record->lease_ops);
     kv->applied_index = index;
     kv->applied_term = record->term;
     kv->chain_hash = record->hash;
@@ -100,8 +116,8 @@ static int read_chain(struct kv *kv, struct chain *c, char **ret_error)
         }
         if (!continues(kv, c, index, &record))
             break; /* a gap */
+        r = take_batch(kv, index, &record, !c->started && index == c->trimmed);
         c->started = true;
-        r = take_batch(kv, index, &record);
         if (r < 0) {
             *ret_error = xasprintf("tables in batch record %" PRIu64 " do not decode", index);
             break;
@@ -255,6 +271,7 @@ static struct kv *kv_new(const struct kv_args *args)
 
     kv->engine = args->engine;
     kv_index_init(&kv->index);
+    lease_table_init(&kv->leases);
     kv_cache_init(&kv->cache, args->cache_bytes != 0 ? args->cache_bytes : KV_CACHE_BYTES_DEFAULT);
     list_init(&kv->pins);
     kv->revision = 1;
@@ -270,6 +287,7 @@ static void forget(struct kv *kv)
     kv_index_fini(&kv->index);
     store_members_fini(&kv->members);
     store_alarms_fini(&kv->alarms);
+    lease_table_fini(&kv->leases);
     buf_clear(&kv->cluster_version);
     kv->applied_index = kv->applied_term = kv->chain_hash = 0;
     kv->revision = 1;
@@ -307,6 +325,8 @@ static int open_content(struct kv *kv, struct bytes checkpoint, char **ret_error
         r = replay(kv, after, ret_error);
     if (r == 0)
         r = cut_back(kv); /* also versions of a batch whose record is gone */
+    if (r == 0)
+        kv_lease_attach_all(kv);
     if (r < 0)
         return r;
     kv->durable_index = kv->applied_index;

@@ -8,7 +8,8 @@
 #include "lib/wire/wire.h"
 
 enum { BATCH_RECORD_VERSION = 1 };
-enum { FLAG_BASE = 1, FLAG_MEMBERS = 2, FLAG_ALARMS = 4, FLAG_VERSION = 8 };
+enum { FLAG_BASE = 1, FLAG_MEMBERS = 2, FLAG_ALARMS = 4, FLAG_VERSION = 8, FLAG_LEASES = 16,
+       FLAG_LEASE_OPS = 32 };
 
 size_t kv_record_size(const struct kv_record *r)
 {
@@ -137,7 +138,9 @@ void kv_batch_record_encode(struct buf *b, const struct kv_batch_record *r)
     wire_put_u8(b, BATCH_RECORD_VERSION);
     wire_put_u8(b, (uint8_t)((r->is_base ? FLAG_BASE : 0) | (r->has_members ? FLAG_MEMBERS : 0) |
                              (r->has_alarms ? FLAG_ALARMS : 0) |
-                             (r->has_version ? FLAG_VERSION : 0)));
+                             (r->has_version ? FLAG_VERSION : 0) |
+                             (r->has_leases ? FLAG_LEASES : 0) |
+                             (r->has_lease_ops ? FLAG_LEASE_OPS : 0)));
     wire_put_u64(b, r->prev_index);
     wire_put_u64(b, r->prev_hash);
     wire_put_u64(b, r->hash);
@@ -150,6 +153,10 @@ void kv_batch_record_encode(struct buf *b, const struct kv_batch_record *r)
         wire_put_bytes(b, r->alarms);
     if (r->has_version)
         wire_put_bytes(b, r->version);
+    if (r->has_leases)
+        wire_put_bytes(b, r->leases);
+    if (r->has_lease_ops)
+        wire_put_bytes(b, r->lease_ops);
 }
 
 int kv_batch_record_decode(struct bytes data, struct kv_batch_record *ret)
@@ -165,6 +172,8 @@ int kv_batch_record_decode(struct bytes data, struct kv_batch_record *ret)
     ret->has_members = (flags & FLAG_MEMBERS) != 0;
     ret->has_alarms = (flags & FLAG_ALARMS) != 0;
     ret->has_version = (flags & FLAG_VERSION) != 0;
+    ret->has_leases = (flags & FLAG_LEASES) != 0;
+    ret->has_lease_ops = (flags & FLAG_LEASE_OPS) != 0;
     ret->prev_index = wire_get_u64(&r);
     ret->prev_hash = wire_get_u64(&r);
     ret->hash = wire_get_u64(&r);
@@ -177,6 +186,10 @@ int kv_batch_record_decode(struct bytes data, struct kv_batch_record *ret)
         ret->alarms = wire_get_bytes(&r);
     if (ret->has_version)
         ret->version = wire_get_bytes(&r);
+    if (ret->has_leases)
+        ret->leases = wire_get_bytes(&r);
+    if (ret->has_lease_ops)
+        ret->lease_ops = wire_get_bytes(&r);
     return wire_reader_done(&r);
 }
 
@@ -192,6 +205,8 @@ int kv_load_tables(struct kv *kv, const struct kv_batch_record *r)
         buf_clear(&kv->cluster_version);
         buf_append_bytes(&kv->cluster_version, r->version);
     }
+    if (result == 0 && r->has_leases)
+        result = lease_table_decode(&kv->leases, r->leases);
     kv->tables_generation++;
     return result;
 }

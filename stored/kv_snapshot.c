@@ -71,6 +71,7 @@ struct kv_snapshot *kv_snapshot_new(struct kv *kv, struct kv_snapshot_meta *ret_
     struct kv_snapshot *s = xcalloc(1, sizeof(*s));
     CLEANUP(buf_fini) struct buf members = BUF_INIT;
     CLEANUP(buf_fini) struct buf alarms = BUF_INIT;
+    CLEANUP(buf_fini) struct buf leases = BUF_INIT;
 
     assert(!kv->in_turn);
     s->kv = kv;
@@ -89,6 +90,7 @@ struct kv_snapshot *kv_snapshot_new(struct kv *kv, struct kv_snapshot_meta *ret_
 
     store_members_encode(&kv->members, &members);
     store_alarms_encode(&kv->alarms, &alarms);
+    lease_table_encode(&kv->leases, &leases);
     wire_put_u32(&s->frame, SNAPSHOT_MAGIC);
     wire_put_u32(&s->frame, SNAPSHOT_VERSION);
     wire_put_u64(&s->frame, kv->applied_index);
@@ -104,6 +106,8 @@ struct kv_snapshot *kv_snapshot_new(struct kv *kv, struct kv_snapshot_meta *ret_
                                           .alarms = buf_bytes(&alarms),
                                           .has_version = true,
                                           .version = buf_bytes(&kv->cluster_version),
+                                          .has_leases = true,
+                                          .leases = buf_bytes(&leases),
                                       });
     *ret_meta = s->meta;
     return s;

@@ -303,7 +303,7 @@ Test(kv, malformed_entries_count_but_change_nothing)
     h.index = 2;
     cr_expect_eq(harness_apply(&h, PROTO_KIND_PUT, BYTES_LIT("\x0a\x05x")), OUT_MALFORMED);
     cr_expect_eq(harness_apply(&h, PROTO_KIND_TXN, BYTES_LIT("\x12\x05x")), OUT_MALFORMED);
-    cr_expect_eq(harness_apply(&h, PROTO_KIND_LEASE_GRANT, BYTES_EMPTY), OUT_UNIMPLEMENTED);
+    cr_expect_eq(harness_apply(&h, PROTO_KIND_LEASE_GRANT, BYTES_EMPTY), OUT_MALFORMED);
     cr_expect_eq(harness_apply(&h, PROTO_KIND_CONF_CHANGE, BYTES_LIT("x")), OUT_MALFORMED);
     cr_expect_eq(harness_apply(&h, PROTO_KIND_CLUSTER_VERSION, BYTES_EMPTY), OUT_MALFORMED);
 }
