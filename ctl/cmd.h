@@ -1,0 +1,42 @@
+/*
+ * The commands, one file per group. Each is an entry of the table in ctl_root.c.
+ */
+#ifndef CONCLAVE_CTL_CMD_H
+#define CONCLAVE_CTL_CMD_H
+
+#include "ctl/ctl_flags.h"
+#include "lib/proto/etcd/rpc.pb-c.h"
+
+#define CTL_STRING(n, i, u)                                                                        \
+    {                                                                                              \
+        .name = n, .type = CTL_FLAG_STRING, .initial = i, .usage = u                               \
+    }
+#define CTL_BOOL(n, u)                                                                             \
+    {                                                                                              \
+        .name = n, .type = CTL_FLAG_BOOL, .initial = "false", .usage = u                           \
+    }
+#define CTL_INT(n, i, u)                                                                           \
+    {                                                                                              \
+        .name = n, .type = CTL_FLAG_INT, .initial = i, .usage = u                                  \
+    }
+#define CTL_FLAGS_END                                                                              \
+    {                                                                                              \
+        .name = NULL                                                                               \
+    }
+
+/* cmd_kv.c */
+extern const struct ctl_command cmd_get, cmd_put, cmd_del, cmd_compaction;
+/* Requests from parsed arguments, for txn too; they borrow from `a`. Die when they make no sense.
+ * may_read_stdin: a missing value is read from standard input. */
+void cmd_put_request(const struct ctl_args *a, bool may_read_stdin, Etcdserverpb__PutRequest *ret);
+void cmd_get_request(const struct ctl_args *a, Etcdserverpb__RangeRequest *ret);
+void cmd_del_request(const struct ctl_args *a, Etcdserverpb__DeleteRangeRequest *ret);
+
+/* cmd_txn.c */
+extern const struct ctl_command cmd_txn;
+/* One line: 0, or -EINVAL and *ret_error. The compare and what it points to: free nothing, the
+ * process ends soon. */
+int cmd_txn_parse_compare(const char *line, Etcdserverpb__Compare *ret, char **ret_error);
+int cmd_txn_parse_op(const char *line, Etcdserverpb__RequestOp *ret, char **ret_error);
+
+#endif
