@@ -87,6 +87,9 @@ void kv_free(struct kv *kv)
     lease_table_fini(&kv->leases);
     buf_fini(&kv->checkpoint_leases);
     buf_fini(&kv->cluster_version);
+    auth_store_fini(&kv->auth);
+    auth_tokens_fini(&kv->auth_tokens);
+    auth_stamps_fini(&kv->auth_stamps);
     buf_fini(&kv->batch);
     buf_fini(&kv->compact.cursor);
     buf_fini(&kv->compact.batch);
@@ -540,6 +543,7 @@ static int apply_cluster_version(struct kv *kv, struct bytes body)
 static int apply_payload(struct kv *kv, struct apply *a, const struct proto_entry *entry)
 {
     struct proto_payload payload;
+    int outcome;
 
     if (entry->data.len == 0)
         return OUT_OK; /* a new leader's first entry */
@@ -547,6 +551,9 @@ static int apply_payload(struct kv *kv, struct apply *a, const struct proto_entr
         return OUT_MALFORMED;
     if ((entry->type == PROTO_ENTRY_CONF) != (payload.kind == PROTO_KIND_CONF_CHANGE))
         return OUT_MALFORMED;
+    outcome = kv_auth_admit_entry(kv, &payload);
+    if (outcome != OUT_OK)
+        return outcome;
     switch (payload.kind) {
     case PROTO_KIND_PUT:
         return apply_put(kv, a, payload.body);
@@ -574,6 +581,20 @@ static int apply_payload(struct kv *kv, struct apply *a, const struct proto_entr
         return kv_apply_lease_clock(kv, entry->term, payload.body);
     case PROTO_KIND_LEASE_EXPIRE:
         return kv_apply_lease_expire(kv, &a->writer, entry->term, payload.body);
+    case PROTO_KIND_AUTH_KEY:
+    case PROTO_KIND_AUTH_ENABLE:
+    case PROTO_KIND_AUTH_DISABLE:
+    case PROTO_KIND_AUTH_TOKEN:
+    case PROTO_KIND_USER_ADD:
+    case PROTO_KIND_USER_DELETE:
+    case PROTO_KIND_USER_CHANGE_PASSWORD:
+    case PROTO_KIND_USER_GRANT_ROLE:
+    case PROTO_KIND_USER_REVOKE_ROLE:
+    case PROTO_KIND_ROLE_ADD:
+    case PROTO_KIND_ROLE_DELETE:
+    case PROTO_KIND_ROLE_GRANT_PERMISSION:
+    case PROTO_KIND_ROLE_REVOKE_PERMISSION:
+        return kv_auth_apply(kv, &payload, entry->index, a->header, a->message);
     default:
         break;
     }
@@ -635,6 +656,7 @@ uint64_t kv_end_turn(struct kv *kv)
 {
     CLEANUP(buf_fini) struct buf members = BUF_INIT;
     CLEANUP(buf_fini) struct buf alarms = BUF_INIT;
+    CLEANUP(buf_fini) struct buf auth = BUF_INIT;
     struct kv_batch_record record = {
         .prev_index = kv->turn_prev_index,
         .prev_hash = kv->turn_prev_hash,
@@ -645,6 +667,7 @@ uint64_t kv_end_turn(struct kv *kv)
         .has_members = kv->members_changed,
         .has_alarms = kv->alarms_changed,
         .has_version = kv->version_changed,
+        .has_auth = kv->auth_changed,
         .version = buf_bytes(&kv->cluster_version),
         .has_lease_ops = kv->leases.ops.len > 0,
         .lease_ops = buf_bytes(&kv->leases.ops),
@@ -662,11 +685,14 @@ uint64_t kv_end_turn(struct kv *kv)
         store_members_encode(&kv->members, &members);
     if (record.has_alarms)
         store_alarms_encode(&kv->alarms, &alarms);
+    if (record.has_auth)
+        auth_store_encode(&kv->auth, &auth);
+    record.auth = buf_bytes(&auth);
     record.members = buf_bytes(&members);
     record.alarms = buf_bytes(&alarms);
     if (record.has_members || record.has_alarms || record.has_version)
         kv->tables_generation++;
-    kv->members_changed = kv->alarms_changed = kv->version_changed = false;
+    kv->members_changed = kv->alarms_changed = kv->version_changed = kv->auth_changed = false;
 
     buf_clear(&kv->scratch);
     kv_batch_record_encode(&kv->scratch, &record);

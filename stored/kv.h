@@ -47,6 +47,7 @@ struct kv_header {
 struct kv_args {
     struct kv_engine *engine; /* borrowed; outlives the kv; what it holds now is durable */
     uint64_t cache_bytes;     /* of values; 0: 32 MiB. What is not yet written is kept above it */
+    uint64_t auth_token_ttl_ms; /* of simple tokens */
     struct bytes checkpoint;  /* content of a checkpoint file, or empty; needed during kv_open only */
 };
 

@@ -83,6 +83,9 @@ struct kv_checkpoint *kv_checkpoint_new(struct kv *kv)
     buf_clear(&kv->checkpoint_leases);
     lease_table_encode(&kv->leases, &kv->checkpoint_leases);
     wire_put_bytes(&c->head, buf_bytes(&kv->checkpoint_leases));
+    buf_clear(&tables);
+    auth_store_encode(&kv->auth, &tables);
+    wire_put_bytes(&c->head, buf_bytes(&tables));
     return c;
 }
 
@@ -334,7 +337,8 @@ static int load_entries(struct kv *kv, struct wire_reader *r, uint64_t *entry_co
 static int load_head(struct kv *kv, struct wire_reader *r)
 {
     struct kv_batch_record tables = {
-        .has_members = true, .has_alarms = true, .has_version = true, .has_leases = true};
+        .has_members = true, .has_alarms = true, .has_version = true, .has_leases = true,
+        .has_auth = true};
 
     if (wire_get_u32(r) != CHECKPOINT_MAGIC || wire_get_u32(r) != CHECKPOINT_VERSION)
         return -EBADMSG;
@@ -348,6 +352,7 @@ static int load_head(struct kv *kv, struct wire_reader *r)
     tables.alarms = wire_get_bytes(r);
     tables.version = wire_get_bytes(r);
     tables.leases = wire_get_bytes(r);
+    tables.auth = wire_get_bytes(r);
     if (wire_reader_done(r) != 0)
         return -EBADMSG;
     return kv_load_tables(kv, &tables);

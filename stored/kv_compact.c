@@ -302,7 +302,8 @@ int kv_trim_batches(struct kv *kv, uint64_t index, size_t max_records)
         kv->trim_next = wire_load_be64(key.data + 1) + 1;
         if (kv_batch_record_decode(ops->iter_value(it), &record) != 0)
             continue;
-        if (record.has_members || record.has_alarms || record.has_version)
+        if (record.has_members || record.has_alarms || record.has_version ||
+            record.has_auth)
             continue; /* few; a start without checkpoint needs them */
         kv_batch_delete(&batch, key);
         looked++;

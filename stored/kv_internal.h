@@ -20,6 +20,9 @@
 #include "lib/util/bytes.h"
 #include "lib/util/list.h"
 #include "lib/wire/wire.h"
+#include "stored/auth_stamp.h"
+#include "stored/auth_store.h"
+#include "stored/auth_tokens.h"
 #include "stored/kv.h"
 #include "stored/kv_cache.h"
 #include "stored/kv_index.h"
@@ -77,14 +80,18 @@ struct kv {
     struct buf cluster_version;
     struct lease_table leases;
     uint64_t lease_revoked_total, lease_expired_total;
+    struct auth_store auth;
     uint64_t tables_generation;
+    uint64_t auth_generation;
+    struct auth_tokens auth_tokens; /* of this process, not of the state */
+    struct auth_stamps auth_stamps;
 
     uint64_t applied_index, applied_term, chain_hash;
     int64_t revision, compact_revision;
 
     /* the turn */
     bool in_turn;
-    bool members_changed, alarms_changed, version_changed;
+    bool members_changed, alarms_changed, version_changed, auth_changed;
     uint64_t turn_prev_index, turn_prev_hash;
     uint64_t sequence; /* of the batch being built, else of the next one */
     struct buf batch;
@@ -143,8 +150,8 @@ struct kv_batch_record {
     bool is_base; /* the first one of a restored state: nothing before it */
     uint64_t prev_index, prev_hash, hash, term;
     int64_t revision, compact_revision;
-    bool has_members, has_alarms, has_version;
-    struct bytes members, alarms, version; /* whole tables, when the turn changed them */
+    bool has_members, has_alarms, has_version, has_auth;
+    struct bytes members, alarms, version, auth; /* whole tables, when the turn changed them */
     bool has_leases;   /* a base record: the whole table */
     bool has_lease_ops; /* else: what the turn changed in it */
     struct bytes leases, lease_ops;
@@ -208,6 +215,14 @@ int kv_check_range_revision(const struct kv *kv, const struct kv_range_request *
 /* The txn was checked by kv_check_txn. answer may be NULL. */
 int kv_txn_execute(struct kv *kv, struct kv_writer *w, struct kv_txn_request *m,
                    const struct kv_header *header, struct buf *answer);
+
+/* ---- auth (kv_auth.c) ---- */
+struct proto_payload;
+/* May whoever asked for this entry have it executed? OUT_OK or the refusal. */
+int kv_auth_admit_entry(struct kv *kv, const struct proto_payload *payload);
+/* Entries of the Auth service; message NULL: nobody waits. */
+int kv_auth_apply(struct kv *kv, const struct proto_payload *payload, uint64_t index,
+                  const struct kv_header *header, struct buf *message);
 
 /* ---- compaction ---- */
 int64_t kv_compact_limit(const struct kv *kv); /* how far it may go with the pins as they are */

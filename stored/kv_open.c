@@ -273,6 +273,8 @@ static struct kv *kv_new(const struct kv_args *args)
     kv_index_init(&kv->index);
     lease_table_init(&kv->leases);
     kv_cache_init(&kv->cache, args->cache_bytes != 0 ? args->cache_bytes : KV_CACHE_BYTES_DEFAULT);
+    auth_store_init(&kv->auth);
+    auth_tokens_init(&kv->auth_tokens, args->auth_token_ttl_ms);
     list_init(&kv->pins);
     kv->revision = 1;
     kv->compact_revision = -1;
@@ -289,6 +291,7 @@ static void forget(struct kv *kv)
     store_alarms_fini(&kv->alarms);
     lease_table_fini(&kv->leases);
     buf_clear(&kv->cluster_version);
+    auth_store_fini(&kv->auth);
     kv->applied_index = kv->applied_term = kv->chain_hash = 0;
     kv->revision = 1;
     kv->compact_revision = -1;

@@ -9,7 +9,7 @@
 
 enum { BATCH_RECORD_VERSION = 1 };
 enum { FLAG_BASE = 1, FLAG_MEMBERS = 2, FLAG_ALARMS = 4, FLAG_VERSION = 8, FLAG_LEASES = 16,
-       FLAG_LEASE_OPS = 32 };
+       FLAG_LEASE_OPS = 32, FLAG_AUTH = 64 };
 
 size_t kv_record_size(const struct kv_record *r)
 {
@@ -140,7 +140,8 @@ void kv_batch_record_encode(struct buf *b, const struct kv_batch_record *r)
                              (r->has_alarms ? FLAG_ALARMS : 0) |
                              (r->has_version ? FLAG_VERSION : 0) |
                              (r->has_leases ? FLAG_LEASES : 0) |
-                             (r->has_lease_ops ? FLAG_LEASE_OPS : 0)));
+                             (r->has_lease_ops ? FLAG_LEASE_OPS : 0) |
+                             (r->has_auth ? FLAG_AUTH : 0)));
     wire_put_u64(b, r->prev_index);
     wire_put_u64(b, r->prev_hash);
     wire_put_u64(b, r->hash);
@@ -157,6 +158,8 @@ void kv_batch_record_encode(struct buf *b, const struct kv_batch_record *r)
         wire_put_bytes(b, r->leases);
     if (r->has_lease_ops)
         wire_put_bytes(b, r->lease_ops);
+    if (r->has_auth)
+        wire_put_bytes(b, r->auth);
 }
 
 int kv_batch_record_decode(struct bytes data, struct kv_batch_record *ret)
@@ -174,6 +177,7 @@ int kv_batch_record_decode(struct bytes data, struct kv_batch_record *ret)
     ret->has_version = (flags & FLAG_VERSION) != 0;
     ret->has_leases = (flags & FLAG_LEASES) != 0;
     ret->has_lease_ops = (flags & FLAG_LEASE_OPS) != 0;
+    ret->has_auth = (flags & FLAG_AUTH) != 0;
     ret->prev_index = wire_get_u64(&r);
     ret->prev_hash = wire_get_u64(&r);
     ret->hash = wire_get_u64(&r);
@@ -190,6 +194,8 @@ int kv_batch_record_decode(struct bytes data, struct kv_batch_record *ret)
         ret->leases = wire_get_bytes(&r);
     if (ret->has_lease_ops)
         ret->lease_ops = wire_get_bytes(&r);
+    if (ret->has_auth)
+        ret->auth = wire_get_bytes(&r);
     return wire_reader_done(&r);
 }
 
@@ -207,6 +213,10 @@ int kv_load_tables(struct kv *kv, const struct kv_batch_record *r)
     }
     if (result == 0 && r->has_leases)
         result = lease_table_decode(&kv->leases, r->leases);
+    if (result == 0 && r->has_auth) {
+        result = auth_store_decode(&kv->auth, r->auth);
+        kv->auth_generation++;
+    }
     kv->tables_generation++;
     return result;
 }

@@ -72,6 +72,7 @@ struct kv_snapshot *kv_snapshot_new(struct kv *kv, struct kv_snapshot_meta *ret_
     CLEANUP(buf_fini) struct buf members = BUF_INIT;
     CLEANUP(buf_fini) struct buf alarms = BUF_INIT;
     CLEANUP(buf_fini) struct buf leases = BUF_INIT;
+    CLEANUP(buf_fini) struct buf auth = BUF_INIT;
 
     assert(!kv->in_turn);
     s->kv = kv;
@@ -91,6 +92,7 @@ struct kv_snapshot *kv_snapshot_new(struct kv *kv, struct kv_snapshot_meta *ret_
     store_members_encode(&kv->members, &members);
     store_alarms_encode(&kv->alarms, &alarms);
     lease_table_encode(&kv->leases, &leases);
+    auth_store_encode(&kv->auth, &auth);
     wire_put_u32(&s->frame, SNAPSHOT_MAGIC);
     wire_put_u32(&s->frame, SNAPSHOT_VERSION);
     wire_put_u64(&s->frame, kv->applied_index);
@@ -108,6 +110,8 @@ struct kv_snapshot *kv_snapshot_new(struct kv *kv, struct kv_snapshot_meta *ret_
                                           .version = buf_bytes(&kv->cluster_version),
                                           .has_leases = true,
                                           .leases = buf_bytes(&leases),
+                                          .has_auth = true,
+                                          .auth = buf_bytes(&auth),
                                       });
     *ret_meta = s->meta;
     return s;
