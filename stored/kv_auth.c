@@ -90,7 +90,11 @@ uint64_t kv_auth_generation(const struct kv *kv)
 static void each_lease_key(const void *user, int64_t lease,
                            bool (*visit)(void *visitor, struct bytes key), void *visitor)
 {
-    /* no lease exists yet */
+    const struct kv *kv = user;
+    const struct lease *l = lease_table_find(&kv->leases, lease);
+
+    if (l != NULL)
+        lease_keys_each(&l->keys, visit, visitor);
 }
 
 static struct auth_lease_keys lease_keys(const struct kv *kv)

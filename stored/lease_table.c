@@ -125,6 +125,15 @@ struct bytes *lease_keys_sorted(const struct lease_keys *k)
     return list;
 }
 
+void lease_keys_each(const struct lease_keys *k, bool (*visit)(void *visitor, struct bytes key),
+                     void *visitor)
+{
+    for (size_t i = 0; k->slots != NULL && i <= k->mask; i++)
+        if (k->slots[i] != NULL &&
+            !visit(visitor, bytes_of(k->slots[i]->data, k->slots[i]->len)))
+            return;
+}
+
 /* ---- the table ---- */
 
 void lease_table_init(struct lease_table *t)

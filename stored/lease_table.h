@@ -101,6 +101,9 @@ struct lease **lease_table_sorted(const struct lease_table *t);
 
 /* The keys in ascending order, borrowed from the set; free() the array. */
 struct bytes *lease_keys_sorted(const struct lease_keys *k);
+/* Each key, in no order, until visit returns false. */
+void lease_keys_each(const struct lease_keys *k, bool (*visit)(void *visitor, struct bytes key),
+                     void *visitor);
 void lease_keys_fini(struct lease_keys *k);
 
 #endif
