@@ -174,15 +174,12 @@ void grpc_put_prefix(uint8_t prefix[GRPC_PREFIX_BYTES], size_t len)
 
 static const struct http_header trailer_ok = HTTP_HEADER("grpc-status", "0");
 
-void grpc_reply(struct grpc_call *call, struct bytes message)
+static void wire_reply(struct grpc_call *call, struct bytes message)
 {
     uint8_t prefix[MESSAGE_PREFIX_BYTES];
     struct bytes body[2] = {bytes_of(prefix, sizeof(prefix)), message};
 
     grpc_put_prefix(prefix, message.len);
-    count_end(call, GRPC_OK);
-    call->method->stats.messages_sent++;
-    call->gw->grpc->bytes_sent += message.len;
     http_respond(call->req, &(struct http_response){
                                 .status = 200,
                                 .headers = &content_type,
@@ -194,18 +191,56 @@ void grpc_reply(struct grpc_call *call, struct bytes message)
                             });
 }
 
+static void wire_begin(struct grpc_call *call)
+{
+    http_respond_begin(call->req, 200, &content_type, 1);
+}
+
+static void wire_data(struct grpc_call *call, const struct bytes *pieces, size_t piece_count)
+{
+    http_respond_data(call->req, pieces, piece_count);
+}
+
+static void wire_end(struct grpc_call *call, enum grpc_code code, const char *text)
+{
+    CLEANUP(buf_fini) struct buf message = BUF_INIT;
+    struct http_header trailers[2];
+    char number[12];
+
+    if (!call->streaming) {
+        respond_status(call->req, code, bytes_str(text));
+        return;
+    }
+    if (code != GRPC_OK && call->method->type == GRPC_UNARY) {
+        http_req_reset(call->req, HTTP_RESET_INTERNAL_ERROR); /* a cut message has no status */
+        return;
+    }
+    grpc_message_encode(&message, bytes_str(text));
+    snprintf(number, sizeof(number), "%d", (int)code);
+    trailers[0] = (struct http_header){BYTES_LIT("grpc-status"), bytes_str(number)};
+    trailers[1] = (struct http_header){BYTES_LIT("grpc-message"), buf_bytes(&message)};
+    http_respond_end(call->req, trailers, message.len != 0 ? 2 : 1);
+}
+
+static const struct grpc_writer wire_writer = {
+    .reply = wire_reply,
+    .begin = wire_begin,
+    .data = wire_data,
+    .end = wire_end,
+};
+
+void grpc_reply(struct grpc_call *call, struct bytes message)
+{
+    count_end(call, GRPC_OK);
+    call->method->stats.messages_sent++;
+    call->gw->grpc->bytes_sent += message.len;
+    call->writer->reply(call, message);
+}
+
 void grpc_fail(struct grpc_call *call, enum grpc_code code, const char *text)
 {
     assert(code != GRPC_OK);
-    if (call->method->type == GRPC_BIDI_STREAM) {
-        grpc_stream_end(call, code, text);
-        return;
-    }
-    count_end(call, code);
-    if (call->streaming)
-        http_req_reset(call->req, HTTP_RESET_INTERNAL_ERROR); /* a cut message has no status */
-    else
-        respond_status(call->req, code, bytes_str(text));
+    grpc_stream_end(call, code, text);
 }
 
 void grpc_fail_outcome(struct grpc_call *call, int outcome)
@@ -225,7 +260,7 @@ static void stream_begin(struct grpc_call *call)
     if (call->streaming)
         return;
     call->streaming = true;
-    http_respond_begin(call->req, 200, &content_type, 1);
+    call->writer->begin(call);
 }
 
 void grpc_stream_write(struct grpc_call *call, struct bytes framed, size_t message_count)
@@ -234,7 +269,7 @@ void grpc_stream_write(struct grpc_call *call, struct bytes framed, size_t messa
     stream_begin(call);
     call->method->stats.messages_sent += message_count;
     call->gw->grpc->bytes_sent += framed.len - message_count * MESSAGE_PREFIX_BYTES;
-    http_respond_data(call->req, &framed, 1);
+    call->writer->data(call, &framed, 1);
 }
 
 void grpc_stream_send(struct grpc_call *call, struct bytes message)
@@ -247,7 +282,7 @@ void grpc_stream_send(struct grpc_call *call, struct bytes message)
     grpc_put_prefix(prefix, message.len);
     call->method->stats.messages_sent++;
     call->gw->grpc->bytes_sent += message.len;
-    http_respond_data(call->req, pieces, 2);
+    call->writer->data(call, pieces, 2);
 }
 
 size_t grpc_stream_queued(const struct grpc_call *call)
@@ -257,21 +292,9 @@ size_t grpc_stream_queued(const struct grpc_call *call)
 
 void grpc_stream_end(struct grpc_call *call, enum grpc_code code, const char *text)
 {
-    CLEANUP(buf_fini) struct buf message = BUF_INIT;
-    struct http_header trailers[2];
-    char number[12];
-
     count_end(call, code);
     list_remove(&call->stream_node);
-    if (!call->streaming) {
-        respond_status(call->req, code, bytes_str(text));
-        return;
-    }
-    grpc_message_encode(&message, bytes_str(text));
-    snprintf(number, sizeof(number), "%d", (int)code);
-    trailers[0] = (struct http_header){BYTES_LIT("grpc-status"), bytes_str(number)};
-    trailers[1] = (struct http_header){BYTES_LIT("grpc-message"), buf_bytes(&message)};
-    http_respond_end(call->req, trailers, message.len != 0 ? 2 : 1);
+    call->writer->end(call, code, text);
 }
 
 static void on_stream_deadline(void *user)
@@ -322,12 +345,11 @@ static void relay_part(struct grpc_call *call, struct bytes part, uint64_t total
     struct bytes pieces[2] = {bytes_of(prefix, sizeof(prefix)), part};
 
     if (call->streaming) {
-        http_respond_data(call->req, &part, 1);
+        call->writer->data(call, &part, 1);
     } else {
-        call->streaming = true;
+        stream_begin(call);
         grpc_put_prefix(prefix, total_bytes);
-        http_respond_begin(call->req, 200, &content_type, 1);
-        http_respond_data(call->req, pieces, 2);
+        call->writer->data(call, pieces, 2);
     }
     if (call->backend.received_bytes != total_bytes) {
         if (http_req_queued(call->req) == 0)
@@ -337,7 +359,7 @@ static void relay_part(struct grpc_call *call, struct bytes part, uint64_t total
     count_end(call, GRPC_OK);
     call->method->stats.messages_sent++;
     call->gw->grpc->bytes_sent += total_bytes;
-    http_respond_end(call->req, &trailer_ok, 1);
+    call->writer->end(call, GRPC_OK, "");
 }
 
 /* More parts may be on their way: they must find no call. */
@@ -476,6 +498,7 @@ static struct grpc_call *call_new(struct grpc_service *s, struct http_req *req,
     call->gw = s->gw;
     call->method = method;
     call->req = req;
+    call->writer = &wire_writer;
     call->started_ns = loop_now_ns(s->gw->loop);
     if (timeout != 0)
         call->deadline_ns = call->started_ns + timeout;
@@ -512,6 +535,18 @@ static bool admit(struct grpc_call *call)
     return !call->ended;
 }
 
+static void run_stream(struct grpc_call *call)
+{
+    list_push_back(&call->gw->grpc->streams, &call->stream_node);
+    if (call->deadline_ns != 0) {
+        call->deadline_timer =
+            loop_timer_new(call->gw->loop, "stream deadline", on_stream_deadline, call);
+        loop_timer_start(call->deadline_timer,
+                         (call->deadline_ns - call->started_ns) / 1000000 + 1, 0);
+    }
+    call->method->handler(call);
+}
+
 enum http_body_mode grpc_on_headers(struct grpc_service *s, struct http_req *req)
 {
     struct grpc_method *method = find_slot(s, http_req_path(req))->method;
@@ -521,16 +556,8 @@ enum http_body_mode grpc_on_headers(struct grpc_service *s, struct http_req *req
         !bytes_eq(http_req_method(req), BYTES_LIT("POST")))
         return HTTP_BODY_BUFFER;
     call = call_new(s, req, method);
-    if (!admit(call))
-        return HTTP_BODY_STREAM;
-    list_push_back(&s->streams, &call->stream_node);
-    if (call->deadline_ns != 0) {
-        call->deadline_timer =
-            loop_timer_new(s->gw->loop, "stream deadline", on_stream_deadline, call);
-        loop_timer_start(call->deadline_timer,
-                         (call->deadline_ns - call->started_ns) / 1000000 + 1, 0);
-    }
-    method->handler(call);
+    if (admit(call))
+        run_stream(call);
     return HTTP_BODY_STREAM;
 }
 
@@ -563,6 +590,19 @@ static bool next_message(struct grpc_call *call, struct bytes *data, struct byte
     return true;
 }
 
+void grpc_call_message(struct grpc_call *call, struct bytes message)
+{
+    call->method->stats.messages_received++;
+    call->gw->grpc->bytes_received += message.len;
+    call->method->on_message(call, message);
+}
+
+void grpc_call_half_close(struct grpc_call *call)
+{
+    if (call->method->on_half_closed != NULL)
+        call->method->on_half_closed(call);
+}
+
 void grpc_on_data(struct grpc_service *s, struct http_req *req, struct bytes data)
 {
     struct grpc_call *call = http_req_user(req);
@@ -573,11 +613,8 @@ void grpc_on_data(struct grpc_service *s, struct http_req *req, struct bytes dat
         buf_append_bytes(&call->partial, data);
         data = buf_bytes(&call->partial);
     }
-    while (next_message(call, &data, &message)) {
-        call->method->stats.messages_received++;
-        s->bytes_received += message.len;
-        call->method->on_message(call, message);
-    }
+    while (next_message(call, &data, &message))
+        grpc_call_message(call, message);
     if (was_partial)
         buf_consume(&call->partial, call->partial.len - data.len);
     else
@@ -594,8 +631,15 @@ void grpc_on_end(struct grpc_service *s, struct http_req *req)
         return;
     if (call->partial.len != 0)
         grpc_fail(call, GRPC_INTERNAL, "unexpected EOF");
-    else if (call->method->on_half_closed != NULL)
-        call->method->on_half_closed(call);
+    else
+        grpc_call_half_close(call);
+}
+
+static void run_request(struct grpc_call *call)
+{
+    call->method->stats.messages_received++;
+    call->gw->grpc->bytes_received += call->message.len;
+    call->method->handler(call);
 }
 
 void grpc_on_request(struct grpc_service *s, struct http_req *req)
@@ -621,9 +665,37 @@ void grpc_on_request(struct grpc_service *s, struct http_req *req)
         grpc_fail(call, code, error);
         return;
     }
-    method->stats.messages_received++;
-    s->bytes_received += call->message.len;
-    method->handler(call);
+    run_request(call);
+}
+
+/* ---- behind another protocol ---- */
+
+struct grpc_method *grpc_find_method(struct grpc_service *s, struct bytes path)
+{
+    return find_slot(s, path)->method;
+}
+
+struct grpc_call *grpc_call_begin(struct grpc_service *s, struct http_req *req,
+                                  struct grpc_method *method, const struct grpc_writer *writer,
+                                  void *writer_state)
+{
+    struct grpc_call *call = call_new(s, req, method);
+
+    call->writer = writer;
+    call->writer_state = writer_state;
+    return call;
+}
+
+void grpc_call_run(struct grpc_call *call, struct bytes message)
+{
+    if (!admit(call))
+        return;
+    if (call->method->type == GRPC_BIDI_STREAM) {
+        run_stream(call);
+    } else {
+        call->message = message;
+        run_request(call);
+    }
 }
 
 void grpc_on_too_large(struct grpc_service *s, struct http_req *req)
@@ -654,10 +726,10 @@ void grpc_on_drained(struct grpc_service *s, struct http_req *req)
 
     if (call == NULL || !call->streaming || call->ended)
         return;
-    if (call->method->type != GRPC_BIDI_STREAM)
-        backend_consumed(s->gw->backend, &call->backend);
-    else if (call->method->on_drained != NULL)
+    if (call->method->on_drained != NULL)
         call->method->on_drained(call);
+    else if (call->method->type != GRPC_BIDI_STREAM)
+        backend_consumed(s->gw->backend, &call->backend);
 }
 
 void grpc_on_closed(struct grpc_service *s, struct http_req *req)
@@ -671,6 +743,8 @@ void grpc_on_closed(struct grpc_service *s, struct http_req *req)
         call->free_state(call);
     if (!call->ended)
         count_end(call, GRPC_CANCELED);
+    if (call->writer->closed != NULL)
+        call->writer->closed(call);
     list_remove(&call->stream_node);
     loop_timer_free(call->deadline_timer);
     buf_fini(&call->partial);

@@ -55,11 +55,27 @@ struct grpc_method {
     struct grpc_method_stats stats;
 };
 
+/*
+ * How what a call answers reaches its client. gRPC over HTTP/2 is the built-in one; another protocol
+ * in front of the same methods (json_gateway.c) brings its own. Messages come framed as gRPC frames
+ * them, in pieces cut anywhere; the pieces are borrowed for the call.
+ */
+struct grpc_writer {
+    void (*reply)(struct grpc_call *call, struct bytes message); /* the whole of a unary answer */
+    void (*begin)(struct grpc_call *call);                       /* an answer in pieces follows */
+    void (*data)(struct grpc_call *call, const struct bytes *pieces, size_t piece_count);
+    /* The end, with or without a begin. After a message that was cut, code is not GRPC_OK. */
+    void (*end)(struct grpc_call *call, enum grpc_code code, const char *text);
+    void (*closed)(struct grpc_call *call); /* the call dies; may be NULL */
+};
+
 struct grpc_call {
     struct backend_call backend; /* the one most handlers need */
     struct gatewayd *gw;
     struct grpc_method *method;
     struct http_req *req;
+    const struct grpc_writer *writer;
+    void *writer_state;       /* the writer's own */
     struct bytes message;     /* the request; valid as long as the call */
     uint64_t started_ns;
     uint64_t deadline_ns;     /* the client's grpc-timeout on the loop clock; 0: none */
@@ -97,6 +113,21 @@ void grpc_on_request(struct grpc_service *s, struct http_req *req);
 void grpc_on_too_large(struct grpc_service *s, struct http_req *req);
 void grpc_on_drained(struct grpc_service *s, struct http_req *req);
 void grpc_on_closed(struct grpc_service *s, struct http_req *req);
+
+/*
+ * Entry points for another protocol: find the method by its path ("/service/method"; NULL: none),
+ * begin the call, which makes it the request's user, and run it. Unary and server streams: message
+ * is the request, valid as long as the call. Bidirectional: message is empty, requests follow one by
+ * one, then the end. The call may have ended when these return (call->ended); grpc_on_drained
+ * and grpc_on_closed are for it as for any other.
+ */
+struct grpc_method *grpc_find_method(struct grpc_service *s, struct bytes path);
+struct grpc_call *grpc_call_begin(struct grpc_service *s, struct http_req *req,
+                                  struct grpc_method *method, const struct grpc_writer *writer,
+                                  void *writer_state);
+void grpc_call_run(struct grpc_call *call, struct bytes message);
+void grpc_call_message(struct grpc_call *call, struct bytes message);
+void grpc_call_half_close(struct grpc_call *call);
 
 /* From the daemon: a leader was found or lost; it is asked to stop. */
 void grpc_on_leader_change(struct grpc_service *s);
