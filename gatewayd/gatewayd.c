@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "gatewayd/backend.h"
+#include "gatewayd/client_tls.h"
 #include "gatewayd/grpc.h"
 #include "gatewayd/http_mux.h"
 #include "lib/daemon/daemon.h"
@@ -72,20 +73,30 @@ int gatewayd_init(void *state, struct daemon *d)
 /* The supervisor marks a listener of listen-metrics-urls with this prefix of its URL. */
 static const char metrics_prefix[] = "metrics+";
 
+static bool starts_with(const char *text, const char *start)
+{
+    return strncmp(text, start, strlen(start)) == 0;
+}
+
 static int listen_on(struct gatewayd *gw, int fd, const char *url)
 {
     struct http_server **server = &gw->server;
+    bool tls;
     int own, r;
 
-    if (strncmp(url, metrics_prefix, strlen(metrics_prefix)) == 0) {
+    if (starts_with(url, metrics_prefix)) {
+        url += strlen(metrics_prefix);
         server = &gw->metrics_only;
         if (*server == NULL)
             *server = http_server_new(gw->loop, &http_mux_metrics, gw, &http_limits_default);
     }
+    tls = starts_with(url, "https://") || starts_with(url, "unixs://");
+    if (tls && (r = client_tls_open(gw)) < 0)
+        return r;
     own = dup(fd); /* the server closes what it adopts; the daemon keeps its own */
     if (own < 0)
         return -errno;
-    r = http_server_listen(*server, own);
+    r = http_server_listen_tls(*server, own, tls ? gw->tls : NULL);
     if (r != 0)
         close(own);
     return r;
@@ -137,6 +148,7 @@ void gatewayd_fini(void *state)
         http_server_free(gw->server);
     if (gw->metrics_only != NULL)
         http_server_free(gw->metrics_only);
+    client_tls_close(gw);
     backend_free(gw->backend);
     grpc_service_free(gw->grpc);
 }

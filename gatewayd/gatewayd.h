@@ -14,6 +14,7 @@ struct daemon;
 struct grpc_service;
 struct http_server;
 struct loop;
+struct tls_context;
 
 struct gatewayd_conf {
     uint64_t gateway_index;
@@ -26,6 +27,10 @@ struct gatewayd_conf {
     char *host_whitelist; /* comma list, "*": any */
     char *cors;           /* comma list of origins, "*": any */
     char *metrics;        /* "basic" or "extensive" */
+    char *cert_file, *key_file, *trusted_ca_file, *client_crl_file;
+    bool client_cert_auth;
+    char *client_cert_allowed_cn, *client_cert_allowed_hostname; /* comma lists */
+    char *cipher_suites, *tls_min_version, *tls_max_version;
 };
 
 struct gatewayd {
@@ -36,6 +41,8 @@ struct gatewayd {
     struct grpc_service *grpc;
     struct http_server *server;       /* client listeners */
     struct http_server *metrics_only; /* listen-metrics-urls: no gRPC; NULL when there are none */
+    struct tls_context *tls;          /* of https:// listeners; NULL when there are none */
+    uint64_t rejected_log_ms, rejected_unlogged; /* failed handshakes in the log */
     uint64_t health_success, health_failures;
     bool ready;
     bool stopping;

@@ -4,6 +4,7 @@
 
 #include "config.h"
 #include "gatewayd/backend.h"
+#include "gatewayd/client_tls.h"
 #include "gatewayd/gatewayd.h"
 #include "gatewayd/grpc.h"
 #include "gatewayd/health.h"
@@ -80,7 +81,8 @@ static bool refuse_host(const struct gatewayd *gw, struct http_req *req)
     struct bytes host = host_without_port(http_req_authority(req));
     CLEANUP(buf_fini) struct buf text = BUF_INIT;
 
-    if (list_allows(gw->conf->host_whitelist, host))
+    if (bytes_eq(http_req_scheme(req), BYTES_LIT("https")) ||
+        list_allows(gw->conf->host_whitelist, host))
         return false;
     buf_appendf(&text,
                 "\netcd received your request, but the Host header was unrecognized.\n\n"
@@ -273,6 +275,11 @@ static void on_metrics_closed(void *user, struct http_req *req)
     probe_on_closed(req);
 }
 
+static void on_rejected(void *user, const char *peer, const char *why)
+{
+    client_tls_rejected(user, peer, why);
+}
+
 const struct http_handler http_mux_client = {
     .on_headers = on_headers,
     .on_request = on_request,
@@ -281,10 +288,12 @@ const struct http_handler http_mux_client = {
     .on_end = on_end,
     .on_drained = on_drained,
     .on_closed = on_closed,
+    .on_rejected = on_rejected,
 };
 
 const struct http_handler http_mux_metrics = {
     .on_headers = on_metrics_headers,
     .on_request = on_metrics_request,
     .on_closed = on_metrics_closed,
+    .on_rejected = on_rejected,
 };

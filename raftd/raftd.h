@@ -21,6 +21,7 @@
 #include "lib/util/list.h"
 #include "lib/util/url.h"
 #include "raftd/core/raft.h"
+#include "raftd/peer/peer_tls.h"
 #include "raftd/peer/peers.h"
 #include "raftd/raftd_bootstrap.h"
 #include "raftd/raftd_members.h"
@@ -38,6 +39,7 @@ struct raftd_conf {
     uint64_t snapshot_count, snapshot_catchup_entries;
     bool pre_vote, initial_election_tick_advance, force_new_cluster, unsafe_no_fsync;
     uint64_t max_request_bytes, gateway_count;
+    struct peer_tls_conf tls;
 };
 /* What involves two fields; 0, or -EINVAL having logged why. */
 int raftd_conf_check(const struct raftd_conf *c);

@@ -87,7 +87,7 @@ static bool has_url(const struct listener_set *set, const char *url)
 }
 
 static int open_list(struct listener_set *set, const struct settings *s, const char *name,
-                     char **ret_why)
+                     const char *mark, char **ret_why)
 {
     CLEANUP(setting_urls_fini) struct setting_urls urls = settings_urls(s, name);
 
@@ -108,7 +108,8 @@ static int open_list(struct listener_set *set, const struct settings *s, const c
             return r;
         }
         set->items = xreallocarray(set->items, set->count + 1, sizeof(*set->items));
-        set->items[set->count++] = (struct listener){.fd = fd, .url = xstrdup(urls.items[i].text)};
+        set->items[set->count++] = (struct listener){
+            .fd = fd, .url = xasprintf("%s%s", mark, urls.items[i].text)};
     }
     return 0;
 }
@@ -118,9 +119,9 @@ int listener_set_open(struct listener_set *set, const struct settings *s, char *
     int r;
 
     *set = (struct listener_set){0};
-    r = open_list(set, s, "listen-client-urls", ret_why);
+    r = open_list(set, s, "listen-client-urls", "", ret_why);
     if (r == 0)
-        r = open_list(set, s, "listen-metrics-urls", ret_why);
+        r = open_list(set, s, "listen-metrics-urls", "metrics+", ret_why);
     if (r < 0)
         listener_set_close(set);
     return r;

@@ -219,6 +219,11 @@ int main(int argc, char **argv, char **env)
     }
     if (take_hold(&datadir, &s, &listeners) < 0)
         goto fail;
+    if (settings_prepare_tls(&s, &error) < 0) {
+        log_error("%s", error.text);
+        settings_error_fini(&error);
+        goto fail_sockets;
+    }
     stale = datadir_stale_run_dir(&datadir);
     if (stale != NULL)
         rundir_remove(stale);

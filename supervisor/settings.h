@@ -169,6 +169,13 @@ int settings_read_yaml(struct setting_layer *layer, const char *path, const void
                        struct settings_error *ret_error);
 /* Cross-setting rules in etcd's order, and the defaults that depend on other settings. */
 int settings_check(struct settings *s, struct settings_error *ret_error);
+/* settings_tls.c: rules, called by settings_check; the files of auto-tls, likewise; and, once the data
+ * directory is ours, those files made and everything loaded as the daemons will: -EINVAL as above. */
+int settings_check_tls(struct settings *s, struct settings_error *ret_error);
+void settings_derive_tls(struct settings *s);
+int settings_prepare_tls(struct settings *s, struct settings_error *ret_error);
+/* Replaces a value; it keeps counting as not given. Takes `text`. */
+void settings_set(struct settings *s, const char *name, char *text);
 /* Rules that hold only for a member that has no data yet. */
 int settings_check_birth(const struct settings *s, struct settings_error *ret_error);
 

@@ -34,7 +34,7 @@ static bool is_unix(const struct url *u)
     return strncmp(u->scheme, "unix", 4) == 0;
 }
 
-static void set(struct settings *s, const char *name, char *text)
+void settings_set(struct settings *s, const char *name, char *text)
 {
     struct setting_value *v = &s->values[settings_find(name)];
 
@@ -100,7 +100,7 @@ static int check_discovery(struct settings *s, struct settings_error *e)
 
     /* a default initial cluster steps back for discovery */
     if (any && !settings_is_given(s, "initial-cluster"))
-        set(s, "initial-cluster", xstrdup(""));
+        settings_set(s, "initial-cluster", xstrdup(""));
     if (*settings_text(s, "initial-cluster") != '\0')
         ways++;
     if (ways > 1)
@@ -215,39 +215,6 @@ static int check_limits(struct settings *s, struct settings_error *e)
     return 0;
 }
 
-static int check_key_pair(struct settings *s, const char *cert_name, const char *key_name,
-                          struct settings_error *e)
-{
-    const char *cert = settings_text(s, cert_name), *key = settings_text(s, key_name);
-
-    if ((*cert == '\0') == (*key == '\0'))
-        return 0;
-    return settings_error_at(s, *cert != '\0' ? cert_name : key_name, e,
-                             "KeyFile and CertFile must both be present[key: %s, cert: %s]", key,
-                             cert);
-}
-
-static int check_schemes(struct settings *s, const char *name, const char *cert, const char *key,
-                         const char *auto_tls, const char *kind, struct settings_error *e)
-{
-    CLEANUP(setting_urls_fini) struct setting_urls l = settings_urls(s, name);
-
-    for (size_t i = 0; i < l.count; i++) {
-        const struct url *u = &l.items[i];
-
-        if (strcmp(u->scheme, "https") == 0 && *settings_text(s, cert) == '\0' &&
-            !settings_bool(s, auto_tls))
-            return settings_error_at(s, name, e,
-                                     "TLS key/cert (--%s, --%s) must be provided for %s url %s with "
-                                     "HTTPS scheme",
-                                     cert, key, kind, u->text);
-        if (strcmp(u->scheme, "http") != 0)
-            return settings_error_at(s, name, e, "%s: scheme %s is not available in this version",
-                                     u->text, u->scheme);
-    }
-    return 0;
-}
-
 /* Settings that this version does not act on: one notice each for those that cannot matter and for
  * those that will, an end for those whose absence would be dangerous. */
 static int check_effects(struct settings *s, struct settings_error *e)
@@ -316,7 +283,7 @@ static void advertise_default_host(struct settings *s, const char *listen, const
     host = default_route_address();
     if (host == NULL)
         return;
-    set(s, advertise, xasprintf("http://%s:%s", host, l.items[0].port));
+    settings_set(s, advertise, xasprintf("http://%s:%s", host, l.items[0].port));
     settings_notice(s, false, "advertising using detected default host \"%s\"", host);
 }
 
@@ -325,7 +292,7 @@ static void replace_zero(struct settings *s, const char *name, const char *value
     const char *text = settings_text(s, name);
 
     if (strcmp(text, "0") == 0 || strcmp(text, "0ns") == 0)
-        set(s, name, xstrdup(value));
+        settings_set(s, name, xstrdup(value));
 }
 
 static void derive(struct settings *s)
@@ -334,7 +301,7 @@ static void derive(struct settings *s)
     const char *name;
 
     if (*settings_text(s, "name") == '\0')
-        set(s, "name", xstrdup("default"));
+        settings_set(s, "name", xstrdup("default"));
     name = settings_text(s, "name");
     advertise_default_host(s, "listen-peer-urls", "initial-advertise-peer-urls");
     advertise_default_host(s, "listen-client-urls", "advertise-client-urls");
@@ -346,10 +313,11 @@ static void derive(struct settings *s)
         for (size_t i = 0; i < l.count; i++)
             buf_appendf(&b, "%s%s=%s", i > 0 ? "," : "", name, l.items[i].text);
         buf_append_u8(&b, '\0');
-        set(s, "initial-cluster", (char *)b.data);
+        settings_set(s, "initial-cluster", (char *)b.data);
     }
     if (*settings_text(s, "data-dir") == '\0')
-        set(s, "data-dir", xasprintf("%s.etcd", name));
+        settings_set(s, "data-dir", xasprintf("%s.etcd", name));
+    settings_derive_tls(s);
     replace_zero(s, "snapshot-count", "10000");
     replace_zero(s, "snapshot-catchup-entries", "5000");
     replace_zero(s, "quota-backend-bytes", "2147483648");
@@ -357,7 +325,7 @@ static void derive(struct settings *s)
     replace_zero(s, "compaction-sleep-interval", "10000000ns");
     replace_zero(s, "watch-progress-notify-interval", "600000000000ns");
     if (settings_duration_ms(s, "child-watchdog-timeout") == 0)
-        set(s, "child-watchdog-timeout",
+        settings_set(s, "child-watchdog-timeout",
             xasprintf("%" PRIu64 "ms", MAX(30000, 10 * settings_u64(s, "election-timeout"))));
 }
 
@@ -376,16 +344,9 @@ int settings_check(struct settings *s, struct settings_error *e)
         (r = check_advertise_given(s, e)) < 0 || (r = check_compaction(s, e)) < 0 ||
         (r = check_limits(s, e)) < 0)
         return r;
-    if ((r = check_key_pair(s, "cert-file", "key-file", e)) < 0 ||
-        (r = check_key_pair(s, "peer-cert-file", "peer-key-file", e)) < 0 ||
-        (r = check_schemes(s, "listen-peer-urls", "peer-cert-file", "peer-key-file",
-                           "peer-auto-tls", "peer", e)) < 0 ||
-        (r = check_schemes(s, "listen-client-urls", "cert-file", "key-file", "auto-tls", "client",
-                           e)) < 0 ||
-        (r = check_schemes(s, "listen-metrics-urls", "cert-file", "key-file", "auto-tls", "client",
-                           e)) < 0)
-        return r;
-    r = check_effects(s, e);
+    r = settings_check_tls(s, e);
+    if (r == 0)
+        r = check_effects(s, e);
     if (r < 0)
         return r;
     derive(s);

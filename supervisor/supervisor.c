@@ -94,9 +94,15 @@ static void announce_ready(struct supervisor *sv)
     sv->told_ready = true;
     sd_notify(0, "READY=1");
     log_info("ready to serve client requests");
-    for (size_t i = 0; i < urls.count; i++)
-        log_info("serving insecure client requests on %s:%s, this is strongly discouraged!",
-                 url_dial_host(&urls.items[i]), urls.items[i].port);
+    for (size_t i = 0; i < urls.count; i++) {
+        const struct url *u = &urls.items[i];
+
+        if (strcmp(u->scheme, "https") == 0)
+            log_info("serving client requests on %s:%s", url_dial_host(u), u->port);
+        else
+            log_info("serving insecure client requests on %s:%s, this is strongly discouraged!",
+                     url_dial_host(u), u->port);
+    }
 }
 
 static void on_watchdog(void *user)

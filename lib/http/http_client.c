@@ -313,9 +313,9 @@ void http_client_down(struct http_client *client, int error)
 
 static void update_io(struct http_client *client)
 {
-    unsigned int events = client->connected ? LOOP_READ : LOOP_WRITE;
+    unsigned int events = client->socket_up ? LOOP_READ : LOOP_WRITE;
 
-    if (http_out_pending(&client->out) != 0)
+    if (http_out_pending(&client->out) != 0 || http_transport_pending(&client->transport) != 0)
         events |= LOOP_WRITE;
     if (events == client->io_events)
         return;
@@ -353,15 +353,43 @@ static void settle(struct http_client *client)
         client->handler->on_disconnected(client->user, client, client->error);
 }
 
-static void on_connect(struct http_client *client)
+/* False: it is down. */
+static bool on_socket_up(struct http_client *client)
 {
     int error = 0;
     socklen_t len = sizeof(error);
 
     if (getsockopt(client->transport.fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
         error = errno;
-    if (error != 0) {
+    if (error != 0)
         http_client_down(client, -error);
+    client->socket_up = error == 0;
+    return client->socket_up;
+}
+
+/* The server's choice, where it makes one, must be what the caller asked for. */
+static bool speaks(const struct http_client *client, const char *alpn)
+{
+    return alpn == NULL ||
+           strcmp(alpn, client->proto == &h2_client_proto ? "h2" : "http/1.1") == 0;
+}
+
+static void on_connect(struct http_client *client)
+{
+    struct http_transport *t = &client->transport;
+    int r = 0;
+
+    if (!client->socket_up && !on_socket_up(client))
+        return;
+    if (t->ops->handshake != NULL)
+        r = t->ops->handshake(t);
+    if (r == -EAGAIN)
+        return;
+    if (r == 0 && !speaks(client, t->ops->alpn(t)))
+        r = -EPROTONOSUPPORT;
+    if (r < 0) {
+        client->tls_error = xstrdup(t->ops->error(t));
+        http_client_down(client, r);
         return;
     }
     client->connected = true;
@@ -410,7 +438,11 @@ static void on_io(void *user, unsigned int events)
     if (client->down)
         return;
     if (!client->connected) {
+        if ((events & LOOP_WRITE) != 0 && http_transport_pending(&client->transport) != 0)
+            (void)client->transport.ops->flush(&client->transport); /* a read tells what broke */
         on_connect(client);
+        if (client->connected && !client->down && client->transport.ops->handshake != NULL)
+            client_read(client); /* what came along with the handshake's end */
     } else {
         if ((events & LOOP_WRITE) != 0)
             http_client_dirty(client);
@@ -424,6 +456,11 @@ static int client_write(struct http_client *client)
 {
     int r = 0;
 
+    if (http_transport_pending(&client->transport) != 0) {
+        r = client->transport.ops->flush(&client->transport);
+        if (r < 0 || http_transport_pending(&client->transport) != 0)
+            return r;
+    }
     for (int i = 0; i < 8 && r == 0; i++) {
         bool more = http_out_pending(&client->out) >= HTTP_READ_BYTES;
 
@@ -435,7 +472,8 @@ static int client_write(struct http_client *client)
             r = http_out_write(&client->out, &client->transport, &client->scratch,
                                &client->bytes_out);
         http_chunk_queue_free(&client->spent);
-        if (http_out_pending(&client->out) != 0 || !more)
+        if (http_out_pending(&client->out) != 0 ||
+            http_transport_pending(&client->transport) != 0 || !more)
             return r;
     }
     http_client_dirty(client);
@@ -544,7 +582,12 @@ struct http_client *http_client_connect(struct loop *loop, const char *host, uin
     client->loop = loop;
     client->handler = handler;
     client->user = user;
-    http_transport_init_plain(&client->transport, fd);
+    if (options->tls != NULL)
+        http_transport_init_tls(&client->transport, fd, options->tls,
+                                options->tls_name != NULL ? options->tls_name : host,
+                                options->version == HTTP_VERSION_2 ? "h2" : "http/1.1");
+    else
+        http_transport_init_plain(&client->transport, fd);
     list_init(&client->calls);
     list_init(&client->over);
     list_init(&client->pool);
@@ -590,7 +633,13 @@ void http_client_free(struct http_client *client)
     http_out_fini(&client->out);
     buf_fini(&client->scratch.buf);
     free(client->authority);
+    free(client->tls_error);
     free(client);
+}
+
+const char *http_client_tls_error(const struct http_client *client)
+{
+    return client->tls_error != NULL ? client->tls_error : "";
 }
 
 bool http_client_connected(const struct http_client *client)

@@ -87,8 +87,10 @@ struct http_client {
     uint32_t window_bytes;
     uint64_t bytes_out;
     char *authority;
+    char *tls_error; /* NULL: none */
     int error;
-    bool connected;
+    bool socket_up;
+    bool connected; /* and, with TLS, its handshake is over */
     bool ending;        /* takes no more calls */
     bool down;          /* to be ended at the next safe place */
     bool told;          /* on_disconnected was called */

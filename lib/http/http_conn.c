@@ -47,7 +47,8 @@ static void format_peer(char *to, size_t size, const struct sockaddr *addr)
     }
 }
 
-int http_conn_new(struct http_server *server, int fd, const struct sockaddr *addr)
+int http_conn_new(struct http_server *server, int fd, const struct sockaddr *addr,
+                  struct tls_context *tls)
 {
     static uint64_t last_id;
     struct http_conn *conn = xcalloc(1, sizeof(*conn));
@@ -62,7 +63,11 @@ int http_conn_new(struct http_server *server, int fd, const struct sockaddr *add
     conn->read_ms = loop_now_ms(server->loop);
     if (server->limits.header_ms_max != 0)
         conn->deadline_ms = conn->read_ms + server->limits.header_ms_max;
-    http_transport_init_plain(&conn->transport, fd);
+    if (tls != NULL)
+        http_transport_init_tls(&conn->transport, fd, tls, NULL, NULL);
+    else
+        http_transport_init_plain(&conn->transport, fd);
+    conn->established = conn->transport.ops->handshake == NULL;
     if (addr->sa_family == AF_INET || addr->sa_family == AF_INET6)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     format_peer(conn->peer, sizeof(conn->peer), addr);
@@ -118,10 +123,16 @@ void http_conn_destroy(struct http_conn *conn)
     http_server_conn_gone(server);
 }
 
+/* Made, but not taken by the kernel. */
+static size_t conn_unsent(const struct http_conn *conn)
+{
+    return http_out_pending(&conn->out) + http_transport_pending(&conn->transport);
+}
+
 /* The peer does not read and we hold enough for it: then we do not read either. */
 static bool output_stuck(const struct http_conn *conn)
 {
-    size_t pending = http_out_pending(&conn->out);
+    size_t pending = conn_unsent(conn);
 
     return pending != 0 && pending + conn->queued > conn->server->limits.output_bytes_max;
 }
@@ -132,7 +143,7 @@ void http_conn_update_io(struct http_conn *conn)
 
     if (!conn->read_closed && (conn->lingering || (!conn->read_paused && !output_stuck(conn))))
         events |= LOOP_READ;
-    if (http_out_pending(&conn->out) != 0)
+    if (conn_unsent(conn) != 0)
         events |= LOOP_WRITE;
     if (events == conn->io_events)
         return;
@@ -146,16 +157,22 @@ static int conn_choose(struct http_conn *conn, const struct http_proto *proto)
     return proto->start(conn);
 }
 
-/* First bytes. Consumes nothing until it is clear. */
+/* First bytes. Consumes nothing until it is clear. What was agreed on in the handshake must then also
+ * be spoken; it is not chosen there already, so that a client which says nothing is noticed. */
 static int conn_detect(struct http_conn *conn, const uint8_t *data, size_t len)
 {
+    const char *alpn = conn->transport.ops->alpn(&conn->transport);
     size_t have, n;
     int r;
 
     buf_append(&conn->in, data, len);
     have = conn->in.len;
     n = MIN(have, HTTP_PREFACE_LEN);
-    if (memcmp(conn->in.data, HTTP_PREFACE, n) != 0) {
+    if (alpn != NULL && strcmp(alpn, "h2") != 0)
+        n = 0;
+    if (n == 0 || memcmp(conn->in.data, HTTP_PREFACE, n) != 0) {
+        if (n != 0 && alpn != NULL)
+            return -EPROTO;
         r = conn_choose(conn, &h1_proto);
     } else if (n == HTTP_PREFACE_LEN) {
         r = conn_choose(conn, &h2_proto);
@@ -195,11 +212,60 @@ static void conn_eof(struct http_conn *conn)
         conn->proto->eof(conn);
 }
 
+/* Each step of a handshake costs as much as dozens of requests: many at once must not hold up the
+ * connections that stand. Those over the turn's budget are still readable in the next one. */
+static bool handshake_budget(struct http_server *server)
+{
+    uint64_t turn = loop_turn_count(server->loop);
+
+    if (server->handshake_turn != turn) {
+        server->handshake_turn = turn;
+        server->handshakes_left = HTTP_HANDSHAKES_PER_TURN;
+    }
+    if (server->handshakes_left == 0)
+        return false;
+    server->handshakes_left--;
+    return true;
+}
+
+static void conn_rejected(struct http_conn *conn, const char *why)
+{
+    struct http_server *server = conn->server;
+
+    server->counters.handshake_errors++;
+    if (server->handler->on_rejected != NULL)
+        server->handler->on_rejected(server->user, conn->peer, why);
+}
+
+/* True: there may be input. */
+static bool conn_handshake(struct http_conn *conn)
+{
+    int r;
+
+    if (!handshake_budget(conn->server))
+        return false;
+    r = conn->transport.ops->handshake(&conn->transport);
+    if (r == -EAGAIN)
+        return false;
+    if (r < 0) {
+        const char *why = conn->transport.ops->error(&conn->transport);
+
+        conn_rejected(conn, *why != '\0' ? why : strerror(-r));
+        http_conn_doom(conn);
+        return false;
+    }
+    conn->established = true;
+    conn->server->counters.handshakes++;
+    return true;
+}
+
 static void conn_read(struct http_conn *conn)
 {
     struct http_server *server = conn->server;
     int r = 0;
 
+    if (!conn->established && !conn_handshake(conn))
+        return;
     for (int i = 0; i < HTTP_READS_PER_TURN; i++) {
         ssize_t n = conn->transport.ops->read(&conn->transport, server->read_buf, HTTP_READ_BYTES);
 
@@ -274,6 +340,11 @@ static int conn_produce(struct http_conn *conn)
     bool more = true;
     int r = 0;
 
+    if (http_transport_pending(&conn->transport) != 0) {
+        r = conn->transport.ops->flush(&conn->transport);
+        if (r < 0 || http_transport_pending(&conn->transport) != 0)
+            return r; /* LOOP_WRITE brings us back */
+    }
     while (more && r == 0) {
         /* first get rid of what the kernel did not take before */
         more = http_out_pending(&conn->out) >= HTTP_READ_BYTES;
@@ -284,7 +355,7 @@ static int conn_produce(struct http_conn *conn)
             r = conn_write(conn, s);
         else
             conn_write(conn, s);
-        if (http_out_pending(&conn->out) != 0)
+        if (conn_unsent(conn) != 0)
             break; /* LOOP_WRITE brings us back */
         if (more && made >= HTTP_WRITE_TURN_BYTES) {
             http_conn_dirty(conn);
@@ -305,7 +376,7 @@ void http_conn_flush(struct http_conn *conn)
             r = conn->proto->flushed(conn);
         if (r < 0)
             conn->doomed = true;
-        else if (conn->finish && !conn->lingering && http_out_pending(&conn->out) == 0 &&
+        else if (conn->finish && !conn->lingering && conn_unsent(conn) == 0 &&
                  list_empty(&conn->dirty_link))
             conn_finished(conn);
     }
@@ -339,6 +410,8 @@ void http_conn_tick(struct http_conn *conn, uint64_t now_ms)
     if (conn->deadline_ms != 0 && now_ms >= conn->deadline_ms) {
         if (!conn->lingering)
             conn->server->counters.timeouts++;
+        if (!conn->established)
+            conn_rejected(conn, "TLS handshake timeout");
         conn->doomed = true;
     } else if (conn->proto != NULL && !conn->lingering) {
         conn_check_bodies(conn, now_ms);

@@ -1,7 +1,7 @@
 /*
  * For the files of this folder. Layers, from the socket up:
  *
- *   http_transport   bytes of one connected socket (plain; TLS takes the same table)
+ *   http_transport   bytes of one connected socket, plain or TLS
  *   http_conn        one connection of the server: input, detection, output, deadlines
  *   h1_conn, h2_conn one protocol each, behind struct http_proto
  *   http_req         the exchange, with what both protocols share
@@ -31,6 +31,7 @@ enum {
     HTTP_READ_BYTES = 64 * 1024, /* one read(2) */
     HTTP_READS_PER_TURN = 4,     /* then others get their turn */
     HTTP_ACCEPTS_PER_TURN = 64,
+    HTTP_HANDSHAKES_PER_TURN = 16, /* steps of TLS handshakes, of up to a millisecond each */
     HTTP_WRITE_ROUND_BYTES = 128 * 1024, /* made before a writev */
     HTTP_WRITE_TURN_BYTES = 512 * 1024,  /* per connection and turn */
     HTTP_COPY_BYTES_MAX = 4096, /* a smaller piece is copied rather than given its own iovec */
@@ -67,6 +68,9 @@ struct http_transport_ops {
     const char *scheme;
 };
 void http_transport_init_plain(struct http_transport *t, int fd);
+/* http_transport_tls.c. Server: name and alpn NULL (lib/tls/tls.h). */
+void http_transport_init_tls(struct http_transport *t, int fd, struct tls_context *tls,
+                             const char *name, const char *alpn);
 static inline size_t http_transport_pending(const struct http_transport *t)
 {
     return t->ops->pending != NULL ? t->ops->pending(t) : 0;
@@ -216,6 +220,7 @@ struct http_conn {
     struct http_transport transport;
     struct loop_io *io;
     unsigned int io_events;
+    bool established; /* the transport's handshake is over */
     const struct http_proto *proto; /* NULL until detected */
     void *proto_state;
     struct list reqs;
@@ -242,6 +247,7 @@ struct http_listener {
     struct http_server *server;
     struct loop_io *io;
     int fd;
+    struct tls_context *tls; /* NULL: plain */
     bool paused; /* out of descriptors: until the next tick */
 };
 
@@ -264,6 +270,8 @@ struct http_server {
     int64_t date_s;
     bool draining;
     uint64_t drain_deadline_ms;
+    uint64_t handshake_turn;        /* loop turn that handshakes_left belongs to */
+    unsigned int handshakes_left;
     void (*drain_done)(void *user);
     void *drain_user;
 };
@@ -274,7 +282,8 @@ void http_server_conn_gone(struct http_server *server);
 void http_server_tick_start(struct http_server *server);
 
 /* http_conn.c */
-int http_conn_new(struct http_server *server, int fd, const struct sockaddr *addr);
+int http_conn_new(struct http_server *server, int fd, const struct sockaddr *addr,
+                  struct tls_context *tls);
 void http_conn_dirty(struct http_conn *conn);
 void http_conn_doom(struct http_conn *conn);
 /* Close once the output has left. */

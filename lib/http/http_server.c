@@ -213,7 +213,7 @@ static void listener_on_io(void *user, unsigned int events)
             return;
         }
         if (server->counters.connections >= server->limits.connections_max ||
-            http_conn_new(server, fd, (const struct sockaddr *)&addr) != 0) {
+            http_conn_new(server, fd, (const struct sockaddr *)&addr, l->tls) != 0) {
             server->counters.connections_refused++;
             close(fd);
         }
@@ -231,6 +231,11 @@ static int make_nonblocking(int fd)
 
 int http_server_listen(struct http_server *server, int fd)
 {
+    return http_server_listen_tls(server, fd, NULL);
+}
+
+int http_server_listen_tls(struct http_server *server, int fd, struct tls_context *tls)
+{
     struct http_listener *l;
     int r = make_nonblocking(fd);
 
@@ -239,6 +244,7 @@ int http_server_listen(struct http_server *server, int fd)
     l = xcalloc(1, sizeof(*l));
     l->server = server;
     l->fd = fd;
+    l->tls = tls;
     l->io = loop_io_new(server->loop, "http listener", fd, listener_on_io, l);
     if (l->io == NULL) {
         free(l);
@@ -250,6 +256,11 @@ int http_server_listen(struct http_server *server, int fd)
 }
 
 int http_server_adopt(struct http_server *server, int fd)
+{
+    return http_server_adopt_tls(server, fd, NULL);
+}
+
+int http_server_adopt_tls(struct http_server *server, int fd, struct tls_context *tls)
 {
     struct sockaddr_storage addr = {0};
     socklen_t len = sizeof(addr);
@@ -263,7 +274,7 @@ int http_server_adopt(struct http_server *server, int fd)
         server->counters.connections_refused++;
         return -EMFILE;
     }
-    return http_conn_new(server, fd, (const struct sockaddr *)&addr);
+    return http_conn_new(server, fd, (const struct sockaddr *)&addr, tls);
 }
 
 void http_server_drain(struct http_server *server, uint64_t deadline_ms, void (*done)(void *user),

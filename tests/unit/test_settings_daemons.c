@@ -39,7 +39,7 @@ static bool is_for_supervisor(const char *name)
         "name",       "listen-client-urls", "listen-metrics-urls", "socket-reuse-port",
         "logger",     "log-outputs",        "log-output",          "log-level",
         "log-format", "debug",              "runtime-dir",         "child-watchdog-timeout",
-        "config-file", "version",
+        "config-file", "version",           "auto-tls",            "self-signed-cert-validity",
     };
 
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {

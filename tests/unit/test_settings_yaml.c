@@ -289,8 +289,9 @@ Test(settings_yaml, rules_name_the_line)
          ":3:1: listen-client-urls: expected IP in URL for binding (http://h:1)"},
         {"auto-compaction-mode: ''\n",
          ":1:1: auto-compaction-mode: undefined auto-compaction-mode"},
-        {"client-transport-security:\n  client-cert-auth: true\n",
-         ":2:3: client-cert-auth: not available in this version"},
+        {"client-transport-security:\n  cert-file: x\n",
+         ":2:3: cert-file: KeyFile and CertFile must both be present[key: , cert: x]"},
+        {"ca-file: x\n", ":1:1: ca-file: not available in this version"},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
