@@ -266,11 +266,17 @@ void engine_mem_crash(struct engine_mem *e, const bool *survives)
     engine_mem_sync(e); /* what is there after a restart is on disk */
 }
 
-size_t engine_mem_record_count(const struct engine_mem *e, char prefix)
+size_t engine_mem_record_count(const struct engine_mem *e, size_t key_len)
 {
-    const struct table *t = e->now.by_byte[(uint8_t)prefix];
+    size_t count = 0;
 
-    return t == NULL ? 0 : t->count;
+    for (size_t byte = 0; byte < 256; byte++) {
+        const struct table *t = e->now.by_byte[byte];
+
+        for (size_t i = 0; t != NULL && i < t->count; i++)
+            count += t->records[i]->key_len == key_len;
+    }
+    return count;
 }
 
 uint64_t engine_mem_bytes(const struct engine_mem *e)

@@ -35,7 +35,8 @@ void engine_mem_kill(struct engine_mem *e);
 /* survives: engine_mem_unsynced() answers, oldest first. */
 void engine_mem_crash(struct engine_mem *e, const bool *survives);
 
-size_t engine_mem_record_count(const struct engine_mem *e, char prefix);
+/* Records whose key has this length. */
+size_t engine_mem_record_count(const struct engine_mem *e, size_t key_len);
 /* Bytes of all keys and values. */
 uint64_t engine_mem_bytes(const struct engine_mem *e);
 

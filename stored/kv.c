@@ -93,6 +93,8 @@ void kv_free(struct kv *kv)
     buf_fini(&kv->batch);
     buf_fini(&kv->compact.cursor);
     buf_fini(&kv->compact.batch);
+    buf_fini(&kv->trim.cursor);
+    buf_fini(&kv->trim.list);
     buf_fini(&kv->scratch);
     buf_fini(&kv->scratch2);
     arena_fini(&kv->arena);
@@ -697,7 +699,9 @@ uint64_t kv_end_turn(struct kv *kv)
     buf_clear(&kv->scratch);
     kv_batch_record_encode(&kv->scratch, &record);
     buf_clear(&kv->leases.ops);
-    kv_batch_key(key, kv->applied_index);
+    kv_batch_key(key, kv->revision, kv->applied_index);
+    if (!kv_batch_record_has_tables(&record))
+        kv_trim_note(kv, kv->applied_index, kv->revision);
     kv_batch_put(&kv->batch, bytes_of(key, sizeof(key)), buf_bytes(&kv->scratch));
     return kv_hand_over(kv, &kv->batch);
 }

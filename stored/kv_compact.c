@@ -2,7 +2,7 @@
  * Removing history. The compact revision moves when the entry is applied; this file lets memory
  * and disk follow. See enum kv_compact_phase for the phases:
  *
- *     IDLE -> WALK -> (SWEEP, once after a restart) -> WAIT_DURABLE -> IDLE, marker "mcompacted"
+ *     IDLE -> WALK -> (SWEEP, once after a restart) -> WAIT_DURABLE -> IDLE, marker "compacted"
  *              ^-------- a further compaction does not wait -----'
  *
  * It goes no further than the oldest pin, and begins when the state it compacts is durable. The
@@ -188,11 +188,13 @@ static int sweep(struct kv *kv, size_t max_records)
     const struct kv_engine_ops *ops = kv->engine->ops;
     struct kv_compact *c = &kv->compact;
     struct kv_engine_iter *it = ops->iter_new(kv->engine, false);
+    uint8_t first[KV_RECORD_KEY_BYTES];
     bool at_end = true;
     size_t looked = 0;
     int r;
 
-    ops->iter_seek(it, c->cursor.len > 0 ? buf_bytes(&c->cursor) : BYTES_LIT("r"));
+    kv_record_key(first, 1, 0);
+    ops->iter_seek(it, c->cursor.len > 0 ? buf_bytes(&c->cursor) : bytes_of(first, sizeof(first)));
     for (; ops->iter_valid(it); ops->iter_next(it)) {
         struct bytes key = ops->iter_key(it);
         const struct kv_entry *e = NULL;
@@ -200,10 +202,8 @@ static int sweep(struct kv *kv, size_t max_records)
         int64_t main;
         uint32_t sub;
 
-        if (key.len != KV_RECORD_KEY_BYTES || key.data[0] != 'r')
-            break;
-        main = (int64_t)wire_load_be64(key.data + 1);
-        sub = wire_load_be32(key.data + 9);
+        if (!kv_record_key_parse(key, &main, &sub))
+            continue;
         if (main > c->target || main > c->sweep_max)
             break;
         if (looked++ == max_records) {
@@ -238,7 +238,7 @@ static void write_marker(struct kv *kv)
     CLEANUP(buf_fini) struct buf value = BUF_INIT;
 
     wire_put_u64(&value, (uint64_t)c->target);
-    kv_batch_put(&batch, BYTES_LIT("mcompacted"), buf_bytes(&value));
+    kv_batch_put(&batch, KV_META_COMPACTED, buf_bytes(&value));
     kv_hand_over(kv, &batch);
     c->done = c->target;
     c->phase = KV_COMPACT_IDLE;
@@ -264,60 +264,4 @@ int kv_compact_step(struct kv *kv, size_t max_keys)
         break;
     }
     return 0;
-}
-
-/* ---- batch records ---- */
-
-int kv_trim_batches(struct kv *kv, uint64_t index, size_t max_records)
-{
-    const struct kv_engine_ops *ops = kv->engine->ops;
-    struct kv_engine_iter *it;
-    CLEANUP(buf_fini) struct buf batch = BUF_INIT;
-    CLEANUP(buf_fini) struct buf value = BUF_INIT;
-    struct kv_batch_record record;
-    uint8_t from[KV_BATCH_KEY_BYTES];
-    size_t looked = 0;
-    bool more = false;
-    int r;
-
-    assert(!kv->in_turn);
-    assert(index <= kv->durable_index);
-    assert(index == kv->checkpoint_index);
-    kv->placed_revision = kv->checkpoint_revision;
-    wire_put_u64(&value, index); /* the mark before the first delete: they are one batch or later */
-    kv_batch_put(&batch, BYTES_LIT("mtrimmed"), buf_bytes(&value));
-    it = ops->iter_new(kv->engine, false);
-    kv_batch_key(from, kv->trim_next); /* what is before is deleted, or soon will be */
-    for (ops->iter_seek(it, bytes_of(from, sizeof(from))); ops->iter_valid(it);
-         ops->iter_next(it)) {
-        struct bytes key = ops->iter_key(it);
-
-        if (key.len != KV_BATCH_KEY_BYTES || key.data[0] != 'i' ||
-            wire_load_be64(key.data + 1) >= index)
-            break;
-        if (looked == max_records) {
-            more = true;
-            break;
-        }
-        kv->trim_next = wire_load_be64(key.data + 1) + 1;
-        if (kv_batch_record_decode(ops->iter_value(it), &record) != 0)
-            continue;
-        if (record.has_members || record.has_alarms || record.has_version ||
-            record.has_auth)
-            continue; /* few; a start without checkpoint needs them */
-        kv_batch_delete(&batch, key);
-        looked++;
-    }
-    r = ops->iter_result(it);
-    ops->iter_free(it);
-    if (r < 0)
-        return r;
-    if (looked == 0)
-        return more;
-    /* with the mark, the leases as of it: their changes go with the batch records */
-    if (kv->checkpoint_leases.len > 0)
-        kv_batch_put(&batch, BYTES_LIT("mleases"), buf_bytes(&kv->checkpoint_leases));
-    buf_clear(&kv->checkpoint_leases);
-    kv_hand_over(kv, &batch);
-    return more;
 }

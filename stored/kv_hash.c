@@ -107,6 +107,7 @@ static bool is_kept(const struct kv_hash *h, int64_t main, uint32_t sub, struct 
 int kv_hash_step(struct kv_hash *h, size_t max_records, struct buf *message)
 {
     const struct kv_engine_ops *ops = h->kv->engine->ops;
+    uint8_t first[KV_RECORD_KEY_BYTES];
     int r;
 
     if (h->done)
@@ -115,17 +116,16 @@ int kv_hash_step(struct kv_hash *h, size_t max_records, struct buf *message)
         if (ops->written(h->kv->engine) < h->needs_sequence)
             return 1;
         h->it = ops->iter_new(h->kv->engine, false);
-        ops->iter_seek(h->it, BYTES_LIT("r"));
+        kv_record_key(first, 1, 0);
+        ops->iter_seek(h->it, bytes_of(first, sizeof(first)));
     }
     for (; ops->iter_valid(h->it); ops->iter_next(h->it)) {
         struct bytes key = ops->iter_key(h->it);
         int64_t main;
         uint32_t sub;
 
-        if (key.len != KV_RECORD_KEY_BYTES || key.data[0] != 'r')
-            break;
-        main = (int64_t)wire_load_be64(key.data + 1);
-        sub = wire_load_be32(key.data + 9);
+        if (!kv_record_key_parse(key, &main, &sub))
+            continue;
         if (main > h->revision)
             break;
         if (max_records-- == 0)

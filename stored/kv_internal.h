@@ -1,12 +1,16 @@
 /*
  * Shared by the keyspace's files.
  *
- * Keys in the engine:
- *   'r' main BE64 sub BE32   a version: mvccpb.KeyValue bytes as etcd encodes them; a deletion is
+ * Keys in the engine. Each begins with the byte KV_FORMAT, which changes with the layout:
+ *   zero BE64, name          what only this member cares about: "compacted", "trimmed",
+ *                            and "leases": the table as of "trimmed"
+ *   main BE64 sub BE32       a version: mvccpb.KeyValue bytes as etcd encodes them; a deletion is
  *                            a zero byte (no message begins with one) and a KeyValue with the key
- *   'i' index BE64           a batch record, see struct kv_batch_record
- *   'm' name                 what only this member cares about: "compacted", "trimmed", and
- *                            "leases": the table as of "trimmed"
+ *   revision BE64 ~0 BE32    a batch record, see struct kv_batch_record. It sorts right behind the
+ *     index BE64             versions it covers: revision is the one after the batch
+ *
+ * So everything that is appended is above everything before, and LevelDB moves its tables down
+ * without rewriting them. Two families of keys made it merge every table with all others.
  */
 #ifndef CONCLAVE_STORED_KV_INTERNAL_H
 #define CONCLAVE_STORED_KV_INTERNAL_H
@@ -30,7 +34,16 @@
 #include "stored/store_alarms.h"
 #include "stored/store_members.h"
 
-enum { KV_CACHE_BYTES_DEFAULT = 32 << 20, KV_RECORD_KEY_BYTES = 13, KV_BATCH_KEY_BYTES = 9 };
+enum {
+    KV_CACHE_BYTES_DEFAULT = 32 << 20,
+    KV_FORMAT = 2, /* 1: two families of keys, 'r' and 'i' */
+    KV_RECORD_KEY_BYTES = 13,
+    KV_BATCH_KEY_BYTES = 21,
+};
+#define KV_META_KEY(name) BYTES_LIT("\x02\0\0\0\0\0\0\0\0" name)
+#define KV_META_LEASES KV_META_KEY("leases")
+#define KV_META_COMPACTED KV_META_KEY("compacted")
+#define KV_META_TRIMMED KV_META_KEY("trimmed")
 
 /* A revision that somebody still reads: compaction removes nothing it needs. */
 struct kv_pin {
@@ -70,6 +83,16 @@ struct kv_compact {
     struct buf batch;
 };
 
+/* Batch records that go when the next checkpoint is in place. */
+struct kv_trim {
+    struct buf cursor;   /* engine key to look from for those of an earlier process, or empty */
+    uint64_t cursor_end; /* they have indexes up to this one */
+    struct buf list;     /* those since then: varints, index and revision minus the one's before */
+    size_t list_pos;
+    uint64_t taken_index, listed_index; /* of the batches before list_pos and at the list's end */
+    int64_t taken_revision, listed_revision;
+};
+
 struct kv {
     struct kv_engine *engine;
     struct kv_index index;
@@ -105,7 +128,7 @@ struct kv {
     uint64_t checkpoint_index; /* of the latest one begun, and its revision */
     int64_t checkpoint_revision;
     int64_t placed_revision;   /* of the one that a start would use; 0: none */
-    uint64_t trim_next; /* index of the first batch record that trimming has not seen */
+    struct kv_trim trim;
     struct kv_compact compact;
     bool lease_seen; /* some put ever carried one: a checkpoint must look it up */
 
@@ -118,15 +141,34 @@ struct kv {
 
 static inline void kv_record_key(uint8_t out[KV_RECORD_KEY_BYTES], int64_t main, uint32_t sub)
 {
-    out[0] = 'r';
+    out[0] = KV_FORMAT;
     wire_store_be64(out + 1, (uint64_t)main);
     wire_store_be32(out + 9, sub);
 }
 
-static inline void kv_batch_key(uint8_t out[KV_BATCH_KEY_BYTES], uint64_t index)
+static inline void kv_batch_key(uint8_t out[KV_BATCH_KEY_BYTES], int64_t revision, uint64_t index)
 {
-    out[0] = 'i';
-    wire_store_be64(out + 1, index);
+    kv_record_key(out, revision, UINT32_MAX);
+    wire_store_be64(out + KV_RECORD_KEY_BYTES, index);
+}
+
+/* False: it is a key of another kind. */
+static inline bool kv_record_key_parse(struct bytes key, int64_t *ret_main, uint32_t *ret_sub)
+{
+    if (key.len != KV_RECORD_KEY_BYTES || key.data[0] != KV_FORMAT)
+        return false;
+    *ret_main = (int64_t)wire_load_be64(key.data + 1);
+    *ret_sub = wire_load_be32(key.data + 9);
+    return true;
+}
+
+static inline bool kv_batch_key_parse(struct bytes key, int64_t *ret_revision, uint64_t *ret_index)
+{
+    if (key.len != KV_BATCH_KEY_BYTES || key.data[0] != KV_FORMAT)
+        return false;
+    *ret_revision = (int64_t)wire_load_be64(key.data + 1);
+    *ret_index = wire_load_be64(key.data + KV_RECORD_KEY_BYTES);
+    return true;
 }
 
 /* The parts of an encoded KeyValue. */
@@ -156,6 +198,10 @@ struct kv_batch_record {
     bool has_lease_ops; /* else: what the turn changed in it */
     struct bytes leases, lease_ops;
 };
+static inline bool kv_batch_record_has_tables(const struct kv_batch_record *r)
+{
+    return r->has_members || r->has_alarms || r->has_version || r->has_auth;
+}
 void kv_batch_record_encode(struct buf *b, const struct kv_batch_record *r);
 int kv_batch_record_decode(struct bytes data, struct kv_batch_record *ret);
 int kv_load_tables(struct kv *kv, const struct kv_batch_record *r);
@@ -228,6 +274,11 @@ int kv_auth_apply(struct kv *kv, const struct proto_payload *payload, uint64_t i
 int64_t kv_compact_limit(const struct kv *kv); /* how far it may go with the pins as they are */
 void kv_compact_wake(struct kv *kv);           /* the compact revision or a pin moved */
 uint64_t kv_hand_over(struct kv *kv, struct buf *batch); /* outside of a turn: its sequence */
+
+/* A batch record without tables was handed over or found; indexes rise. */
+void kv_trim_note(struct kv *kv, uint64_t index, int64_t revision);
+/* At open: those from before the checkpoint just loaded may be there from this revision on. */
+void kv_trim_look_from(struct kv *kv, int64_t revision);
 
 int kv_checkpoint_load(struct kv *kv, struct bytes file, char **ret_warning);
 

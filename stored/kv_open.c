@@ -7,7 +7,7 @@
  * good batch is left, because nothing is ever overwritten. The entries come again from the log.
  *
  * Without a usable checkpoint the chain begins at the first record ever, at a restored state's
- * base record, or where trimming ended ("mtrimmed"); records below that survive trimming only for
+ * base record, or where trimming ended ("trimmed"); records below that survive trimming only for
  * the tables they carry.
  */
 #include "stored/kv_internal.h"
@@ -28,20 +28,44 @@ static void iter_freep(struct kv_engine_iter **it, const struct kv *kv)
     *it = NULL;
 }
 
-static int read_meta(struct kv *kv, const char *name, uint64_t *ret)
+/* Numbers, 0 when there are none. */
+static int read_meta(struct kv *kv, struct bytes key, uint64_t *ret, size_t count)
 {
     CLEANUP(buf_fini) struct buf value = BUF_INIT;
     struct wire_reader r;
-    int result = kv->engine->ops->get(kv->engine, bytes_str(name), &value);
+    int result = kv->engine->ops->get(kv->engine, key, &value);
 
-    *ret = 0;
+    memset(ret, 0, count * sizeof(ret[0]));
     if (result == -ENOENT)
         return 0;
     if (result < 0)
         return result;
     r = wire_reader(buf_bytes(&value));
-    *ret = wire_get_u64(&r);
+    for (size_t i = 0; i < count; i++)
+        ret[i] = wire_get_u64(&r);
     return wire_reader_done(&r);
+}
+
+/* Any key tells: all have the format in their first byte. */
+static int check_format(struct kv *kv, char **ret_error)
+{
+    struct kv_engine_iter *it = kv->engine->ops->iter_new(kv->engine, false);
+    struct bytes key = BYTES_EMPTY;
+    int r;
+
+    kv->engine->ops->iter_seek(it, bytes_of("", 1));
+    if (kv->engine->ops->iter_valid(it))
+        key = kv->engine->ops->iter_key(it);
+    if (key.len > 0 && key.data[0] != KV_FORMAT) {
+        *ret_error = xasprintf("it is of another format (keys begin with byte 0x%02x, of this version "
+                               "with 0x%02x): start this member with an empty data directory",
+                               key.data[0], KV_FORMAT);
+        r = -EBADMSG;
+    } else {
+        r = kv->engine->ops->iter_result(it);
+    }
+    iter_freep(&it, kv);
+    return r;
 }
 
 /* ---- the chain ---- */
@@ -63,7 +87,7 @@ static bool continues(const struct kv *kv, const struct chain *c, uint64_t index
 static int load_trimmed_leases(struct kv *kv)
 {
     CLEANUP(buf_fini) struct buf table = BUF_INIT;
-    int r = kv->engine->ops->get(kv->engine, BYTES_LIT("mleases"), &table);
+    int r = kv->engine->ops->get(kv->engine, KV_META_LEASES, &table);
 
     if (r != 0 && r != -ENOENT)
         return r;
@@ -87,6 +111,12 @@ static int take_batch(struct kv *kv, uint64_t index, const struct kv_batch_recor
     return r;
 }
 
+static void note_batch(struct kv *kv, uint64_t index, const struct kv_batch_record *record)
+{
+    if (!kv_batch_record_has_tables(record))
+        kv_trim_note(kv, index, record->revision);
+}
+
 static int read_chain(struct kv *kv, struct chain *c, char **ret_error)
 {
     const struct kv_engine_ops *ops = kv->engine->ops;
@@ -94,16 +124,18 @@ static int read_chain(struct kv *kv, struct chain *c, char **ret_error)
     uint8_t key[KV_BATCH_KEY_BYTES];
     int r = 0;
 
-    kv_batch_key(key, c->started ? kv->applied_index + 1 : 0);
+    kv_batch_key(key, c->started ? kv->revision : 0, c->started ? kv->applied_index + 1 : 0);
     for (ops->iter_seek(it, bytes_of(key, sizeof(key))); ops->iter_valid(it); ops->iter_next(it)) {
         struct bytes k = ops->iter_key(it);
         struct kv_batch_record record;
+        int64_t revision;
         uint64_t index;
 
-        if (k.len != KV_BATCH_KEY_BYTES || k.data[0] != 'i')
-            break;
-        index = wire_load_be64(k.data + 1);
+        if (!kv_batch_key_parse(k, &revision, &index))
+            continue;
         r = kv_batch_record_decode(ops->iter_value(it), &record);
+        if (r == 0 && record.revision != revision)
+            r = -EBADMSG;
         if (r < 0) {
             *ret_error = xasprintf("batch record of index %" PRIu64 " does not decode", index);
             break;
@@ -112,6 +144,7 @@ static int read_chain(struct kv *kv, struct chain *c, char **ret_error)
             r = kv_load_tables(kv, &record);
             if (r < 0)
                 break;
+            note_batch(kv, index, &record);
             continue;
         }
         if (!continues(kv, c, index, &record))
@@ -122,6 +155,7 @@ static int read_chain(struct kv *kv, struct chain *c, char **ret_error)
             *ret_error = xasprintf("tables in batch record %" PRIu64 " do not decode", index);
             break;
         }
+        note_batch(kv, index, &record);
     }
     if (r == 0)
         r = ops->iter_result(it);
@@ -160,15 +194,6 @@ static int replay_record(struct kv *kv, int64_t main, uint32_t sub, struct bytes
     return 0;
 }
 
-static bool is_record_key(struct bytes key, int64_t *ret_main, uint32_t *ret_sub)
-{
-    if (key.len != KV_RECORD_KEY_BYTES || key.data[0] != 'r')
-        return false;
-    *ret_main = (int64_t)wire_load_be64(key.data + 1);
-    *ret_sub = wire_load_be32(key.data + 9);
-    return true;
-}
-
 /* Every revision above the compact one has left a record: a missing one is damage. */
 static int replay(struct kv *kv, int64_t after, char **ret_error)
 {
@@ -181,11 +206,11 @@ static int replay(struct kv *kv, int64_t after, char **ret_error)
 
     last = MAX(last, 1);
     kv_record_key(key, after + 1, 0);
-    for (ops->iter_seek(it, bytes_of(key, sizeof(key)));
-         r == 0 && ops->iter_valid(it) && is_record_key(ops->iter_key(it), &main, &sub) &&
-         main <= kv->revision;
+    for (ops->iter_seek(it, bytes_of(key, sizeof(key))); r == 0 && ops->iter_valid(it);
          ops->iter_next(it)) {
-        if (main > last + 1)
+        if (!kv_record_key_parse(ops->iter_key(it), &main, &sub))
+            continue;
+        if (main > kv->revision || main > last + 1)
             break;
         last = MAX(main, last);
         r = replay_record(kv, main, sub, ops->iter_value(it));
@@ -206,20 +231,15 @@ static int replay(struct kv *kv, int64_t after, char **ret_error)
 
 /* ---- cutting back ---- */
 
-/* Adds deletes of everything from `from` on that has its prefix byte. */
+/* Adds deletes of everything from `from` on. */
 static int delete_from(struct kv *kv, struct bytes from, struct buf *batch)
 {
     const struct kv_engine_ops *ops = kv->engine->ops;
     struct kv_engine_iter *it = ops->iter_new(kv->engine, false);
     int r;
 
-    for (ops->iter_seek(it, from); ops->iter_valid(it); ops->iter_next(it)) {
-        struct bytes k = ops->iter_key(it);
-
-        if (k.data[0] != from.data[0])
-            break;
-        kv_batch_delete(batch, k);
-    }
+    for (ops->iter_seek(it, from); ops->iter_valid(it); ops->iter_next(it))
+        kv_batch_delete(batch, ops->iter_key(it));
     r = ops->iter_result(it);
     iter_freep(&it, kv);
     return r;
@@ -233,15 +253,12 @@ static int delete_from(struct kv *kv, struct bytes from, struct buf *batch)
  */
 static int cut_back(struct kv *kv)
 {
-    uint8_t record[KV_RECORD_KEY_BYTES], key[KV_BATCH_KEY_BYTES];
+    uint8_t key[KV_BATCH_KEY_BYTES]; /* versions of later revisions and all later batches are above */
     CLEANUP(buf_fini) struct buf batch = BUF_INIT;
     int r;
 
-    kv_record_key(record, kv->revision + 1, 0);
-    kv_batch_key(key, kv->applied_index + 1);
-    r = delete_from(kv, bytes_of(record, sizeof(record)), &batch);
-    if (r == 0)
-        r = delete_from(kv, bytes_of(key, sizeof(key)), &batch);
+    kv_batch_key(key, kv->revision, kv->applied_index + 1);
+    r = delete_from(kv, bytes_of(key, sizeof(key)), &batch);
     if (r == 0 && batch.len > 0)
         kv_hand_over(kv, &batch);
     return r;
@@ -259,7 +276,7 @@ static bool belongs(struct kv *kv)
 
     if (kv->applied_index == 0)
         return true;
-    kv_batch_key(key, kv->applied_index);
+    kv_batch_key(key, kv->revision, kv->applied_index);
     return kv->engine->ops->get(kv->engine, bytes_of(key, sizeof(key)), &value) == 0 &&
            kv_batch_record_decode(buf_bytes(&value), &record) == 0 &&
            record.hash == kv->chain_hash && record.revision == kv->revision;
@@ -301,15 +318,18 @@ static int open_content(struct kv *kv, struct bytes checkpoint, char **ret_error
                         char **ret_warning)
 {
     struct chain chain = {0};
-    uint64_t compacted;
+    uint64_t compacted, trimmed[2]; /* kv_trim.c: the mark */
     int64_t after = 0;
     int r;
 
-    r = read_meta(kv, "mtrimmed", &chain.trimmed);
+    r = check_format(kv, ret_error);
     if (r == 0)
-        r = read_meta(kv, "mcompacted", &compacted);
+        r = read_meta(kv, KV_META_TRIMMED, trimmed, 2);
+    if (r == 0)
+        r = read_meta(kv, KV_META_COMPACTED, &compacted, 1);
     if (r < 0)
         return r;
+    chain.trimmed = trimmed[0];
     if (checkpoint.len > 0) {
         if (kv_checkpoint_load(kv, checkpoint, ret_warning) != 0) {
             forget(kv);
@@ -320,6 +340,7 @@ static int open_content(struct kv *kv, struct bytes checkpoint, char **ret_error
             forget(kv);
         } else {
             chain.started = true;
+            kv_trim_look_from(kv, (int64_t)trimmed[1]);
             after = kv->placed_revision = kv->revision;
         }
     }

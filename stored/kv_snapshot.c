@@ -23,7 +23,7 @@
 
 enum {
     SNAPSHOT_MAGIC = 0x53535643, /* "CVSS" */
-    SNAPSHOT_VERSION = 1,
+    SNAPSHOT_VERSION = 2, /* 1: keys of another KV_FORMAT */
     FRAME_BYTES = 64 << 10,
     FRAME_BYTES_MAX = 64 << 20, /* one version and the tables are far below */
     SHA256_BYTES = 32,
@@ -131,12 +131,15 @@ void kv_snapshot_free(struct kv_snapshot *s)
 
 bool kv_snapshot_ready(struct kv_snapshot *s)
 {
+    uint8_t first[KV_RECORD_KEY_BYTES];
+
     if (s->it != NULL)
         return true;
     if (s->ops->written(s->kv->engine) < s->needs_sequence)
         return false;
     s->it = s->ops->iter_new(s->kv->engine, false);
-    s->ops->iter_seek(s->it, BYTES_LIT("r"));
+    kv_record_key(first, 1, 0);
+    s->ops->iter_seek(s->it, bytes_of(first, sizeof(first)));
     list_remove(&s->pin.node); /* the iterator keeps what it sees */
     kv_compact_wake(s->kv);
     return true;
@@ -156,18 +159,20 @@ static void put_frame(struct kv_snapshot *s, struct buf *out)
 /* Fills a frame. False: there are no more versions. */
 static bool fill_frame(struct kv_snapshot *s)
 {
-    while (s->frame.len < FRAME_BYTES) {
+    for (; s->frame.len < FRAME_BYTES; s->ops->iter_next(s->it)) {
         struct bytes key;
+        int64_t main;
+        uint32_t sub;
 
         if (!s->ops->iter_valid(s->it))
             return false;
         key = s->ops->iter_key(s->it);
-        if (key.len != KV_RECORD_KEY_BYTES || key.data[0] != 'r' ||
-            (int64_t)wire_load_be64(key.data + 1) > s->meta.revision)
+        if (!kv_record_key_parse(key, &main, &sub))
+            continue;
+        if (main > s->meta.revision)
             return false;
         wire_put_bytes(&s->frame, key);
         wire_put_bytes(&s->frame, s->ops->iter_value(s->it));
-        s->ops->iter_next(s->it);
     }
     return true;
 }
@@ -280,11 +285,9 @@ static int take_versions(struct kv_restore *r, struct bytes payload)
         int64_t main;
         uint32_t sub;
 
-        if (in.bad || key.len != KV_RECORD_KEY_BYTES || key.data[0] != 'r' ||
+        if (in.bad || !kv_record_key_parse(key, &main, &sub) ||
             kv_record_decode(value, &record) != 0)
             return -EBADMSG;
-        main = (int64_t)wire_load_be64(key.data + 1);
-        sub = wire_load_be32(key.data + 9);
         if (main < r->last_main || (main == r->last_main && sub <= r->last_sub) ||
             main > r->meta.revision)
             return -EBADMSG;
@@ -356,7 +359,7 @@ int kv_restore_finish(struct kv_restore *r, struct kv_snapshot_meta *ret_meta)
 
     if (r->result != 0 || !r->complete)
         return -EBADMSG;
-    kv_batch_key(key, r->meta.index);
+    kv_batch_key(key, r->meta.revision, r->meta.index);
     kv_batch_put(&r->batch, bytes_of(key, sizeof(key)), buf_bytes(&r->base));
     hand_over(r);
     r->result = -EBADMSG; /* once */

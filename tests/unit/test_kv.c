@@ -9,6 +9,8 @@
 #include "lib/wire/pb.h"
 #include "lib/wire/wire.h"
 #include "stored/engine_mem.h"
+#include "stored/kv_internal.h"
+#include "stored/kv_engine.h"
 #include "stored/store_alarms.h"
 #include "stored/store_members.h"
 #include "tests/unit/kv_harness.h"
@@ -266,8 +268,105 @@ Test(kv, compaction_edges)
     cr_expect_eq(harness_compact(&h, 6), OUT_OK, "at the current revision");
     harness_finish_compaction(&h);
     EXPECT_RANGE("a=v@2/6#5 1", .key = KEY("a"));
-    cr_expect_eq(engine_mem_record_count(h.engine, 'r'), 1);
+    cr_expect_eq(engine_mem_record_count(h.engine, KV_RECORD_KEY_BYTES), 1);
     cr_expect_eq(revision(), 6);
+}
+
+Test(kv, another_format_is_refused)
+{
+    static const char *const keys[] = {"r\0\0\0\0\0\0\0\2\0\0\0\0", "i\0\0\0\0\0\0\0\1", "mtrimmed", "\3"};
+
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        struct engine_mem *engine = engine_mem_new(false);
+        struct kv_engine *e = engine_mem_kv(engine);
+        struct buf batch = BUF_INIT;
+        char *error = NULL, *warning = NULL;
+        struct kv *kv = NULL;
+
+        kv_batch_put(&batch, bytes_of(keys[i], 1 + strlen(keys[i] + 1)), BYTES_LIT("x"));
+        e->ops->write(e, 1, &batch);
+        cr_expect_eq(kv_open(&(struct kv_args){.engine = e}, &kv, &error, &warning), -EBADMSG);
+        cr_expect(error != NULL && strstr(error, "another format") != NULL);
+        cr_expect_null(kv);
+        free(error);
+        engine_mem_free(engine);
+    }
+}
+
+/* All keys of the engine rise in the order they are written in. */
+Test(kv, what_is_written_is_above_everything_before)
+{
+    struct kv_engine *e = engine_mem_kv(h.engine);
+    CLEANUP(buf_fini) struct buf last = BUF_INIT;
+
+    for (int i = 0; i < 20; i++) {
+        struct kv_engine_iter *it;
+        struct bytes key;
+
+        if (i % 3 == 0)
+            harness_delete(&h, "nothing", ""); /* a batch of the same revision */
+        else
+            harness_put(&h, i % 2 == 0 ? "b" : "a", "v");
+        it = e->ops->iter_new(e, false);
+        e->ops->iter_seek_last(it);
+        key = e->ops->iter_key(it);
+        cr_expect(bytes_cmp(key, buf_bytes(&last)) > 0);
+        cr_expect_eq(key.len, KV_BATCH_KEY_BYTES);
+        buf_clear(&last);
+        e->ops->iter_seek_last(it);
+        buf_append_bytes(&last, e->ops->iter_key(it));
+        e->ops->iter_free(it);
+    }
+    cr_expect_eq(engine_mem_record_count(h.engine, KV_BATCH_KEY_BYTES), 20);
+}
+
+static size_t batch_records(void)
+{
+    return engine_mem_record_count(h.engine, KV_BATCH_KEY_BYTES);
+}
+
+static void trim_slices(uint64_t index, size_t max)
+{
+    kv_on_durable(h.kv, engine_mem_sync(h.engine));
+    while (kv_trim_batches(h.kv, index, max) == 1) {
+    }
+}
+
+Test(kv, trimming_keeps_the_checkpoints_batch_and_later_ones)
+{
+    for (int i = 0; i < 30; i++)
+        i % 4 == 0 ? harness_delete(&h, "nothing", "") : harness_put(&h, "a", "v");
+    harness_checkpoint(&h);
+    harness_put(&h, "b", "v");
+    trim_slices(30, 3);
+    cr_expect_eq(batch_records(), 2);
+
+    /* before the next trimming the process ends */
+    for (int i = 0; i < 10; i++)
+        harness_put(&h, "a", "w");
+    harness_checkpoint(&h);
+    harness_close(&h);
+    engine_mem_kill(h.engine);
+    cr_assert_eq(harness_open(&h), 0);
+    cr_expect_eq(h.index, 41);
+    cr_expect_eq(batch_records(), 12, "left by the former process");
+    harness_put(&h, "a", "x");
+    harness_checkpoint(&h);
+    harness_put(&h, "a", "y");
+    kv_on_durable(h.kv, engine_mem_sync(h.engine));
+    cr_expect_eq(kv_trim_batches(h.kv, 42, 1), 1, "in slices");
+    trim_slices(42, 1);
+    cr_expect_eq(batch_records(), 2);
+    harness_close(&h);
+    engine_mem_kill(h.engine);
+    buf_clear(&h.checkpoint);
+    cr_assert_eq(harness_open(&h), 0, "from the log alone");
+    cr_expect_eq(h.index, 43);
+    harness_put(&h, "a", "z");
+    harness_checkpoint(&h);
+    trim_slices(44, 1);
+    cr_expect_eq(batch_records(), 1);
+    EXPECT_RANGE("a=z@2/37#35 1", .key = KEY("a"));
 }
 
 Test(kv, entries_in_order_once)

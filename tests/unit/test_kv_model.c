@@ -13,6 +13,7 @@
 #include "lib/util/prng.h"
 #include "lib/util/xmalloc.h"
 #include "stored/engine_mem.h"
+#include "stored/kv_internal.h"
 #include "tests/unit/kv_harness.h"
 
 enum { KEYS = 24 };
@@ -493,7 +494,8 @@ static void run(uint64_t seed, unsigned int steps)
         struct kv_stats stats;
 
         kv_get_stats(i == 0 ? w.a.kv : w.b.kv, &stats);
-        cr_assert_eq(engine_mem_record_count(i == 0 ? w.a.engine : w.b.engine, 'r'),
+        cr_assert_eq(engine_mem_record_count(i == 0 ? w.a.engine : w.b.engine,
+                                             KV_RECORD_KEY_BYTES),
                      stats.key_count, "nothing leaks and nothing is missing");
     }
     for (unsigned int i = 0; i < 200; i++) {
