@@ -26,6 +26,7 @@ struct gatewayd_conf {
     uint64_t keepalive_timeout_ns;
     char *host_whitelist; /* comma list, "*": any */
     char *cors;           /* comma list of origins, "*": any */
+    bool enable_grpc_gateway;
     char *metrics;        /* "basic" or "extensive" */
     char *cert_file, *key_file, *trusted_ca_file, *client_crl_file;
     bool client_cert_auth;

@@ -23,6 +23,8 @@ const struct conf_field gatewayd_conf_fields[] = {
      .help = "acceptable Host headers on cleartext, comma list; * any"},
     {.name = "cors", .type = CONF_STRING, .offset = FIELD(cors), .def = "*",
      .help = "origins allowed by CORS, comma list; * any"},
+    {.name = "enable-grpc-gateway", .type = CONF_BOOL, .offset = FIELD(enable_grpc_gateway),
+     .def = "true", .help = "JSON over HTTP below /v3/"},
     {.name = "metrics", .type = CONF_STRING, .offset = FIELD(metrics), .def = "basic",
      .help = "basic, or extensive for request duration histograms"},
     {.name = "cert-file", .type = CONF_STRING, .offset = FIELD(cert_file), .def = "",

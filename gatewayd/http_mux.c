@@ -1,5 +1,6 @@
 #include "gatewayd/http_mux.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "config.h"
@@ -8,6 +9,7 @@
 #include "gatewayd/gatewayd.h"
 #include "gatewayd/grpc.h"
 #include "gatewayd/health.h"
+#include "gatewayd/json_gateway.h"
 #include "gatewayd/metrics.h"
 #include "gatewayd/probe.h"
 #include "lib/util/buf.h"
@@ -76,13 +78,18 @@ static struct bytes host_without_port(struct bytes authority)
 }
 
 /* CVE-2018-5702: a page in a browser must not reach us under a name that is not ours. */
+static bool allowed_host(const struct gatewayd *gw, const struct http_req *req)
+{
+    return bytes_eq(http_req_scheme(req), BYTES_LIT("https")) ||
+           list_allows(gw->conf->host_whitelist, host_without_port(http_req_authority(req)));
+}
+
 static bool refuse_host(const struct gatewayd *gw, struct http_req *req)
 {
     struct bytes host = host_without_port(http_req_authority(req));
     CLEANUP(buf_fini) struct buf text = BUF_INIT;
 
-    if (bytes_eq(http_req_scheme(req), BYTES_LIT("https")) ||
-        list_allows(gw->conf->host_whitelist, host))
+    if (allowed_host(gw, req))
         return false;
     buf_appendf(&text,
                 "\netcd received your request, but the Host header was unrecognized.\n\n"
@@ -97,32 +104,63 @@ static bool refuse_host(const struct gatewayd *gw, struct http_req *req)
     return true;
 }
 
-void http_mux_respond(struct http_req *req, const struct gatewayd *gw, int status,
-                      const char *type, struct bytes body)
+enum { HEADERS_MAX = 5, EXTRA_HEADERS_MAX = 2 };
+
+/* What every answer has, then the extra ones. */
+static size_t make_headers(struct http_req *req, const struct gatewayd *gw, int status,
+                           const char *type, const struct http_header *extra, size_t extra_count,
+                           struct http_header headers[HEADERS_MAX + EXTRA_HEADERS_MAX])
 {
     struct bytes origin = http_req_header(req, "origin");
     bool any = strcmp(gw->conf->cors, "*") == 0 || gw->conf->cors[0] == '\0';
-    struct http_header headers[6];
     size_t n = 0;
 
+    assert(extra_count <= EXTRA_HEADERS_MAX);
     headers[n++] = (struct http_header){BYTES_LIT("content-type"), bytes_str(type)};
     if (status >= 400)
         headers[n++] = HTTP_HEADER("x-content-type-options", "nosniff");
-    if (status == 405)
-        headers[n++] = HTTP_HEADER("allow", "GET");
     if (any || (origin.data != NULL && list_allows(gw->conf->cors, origin))) {
-        headers[n++] = HTTP_HEADER("access-control-allow-methods",
-                                                       "POST, GET, OPTIONS, PUT, DELETE");
+        headers[n++] =
+            HTTP_HEADER("access-control-allow-methods", "POST, GET, OPTIONS, PUT, DELETE");
         headers[n++] = (struct http_header){BYTES_LIT("access-control-allow-origin"),
                                             any ? BYTES_LIT("*") : origin};
-        headers[n++] = HTTP_HEADER("access-control-allow-headers",
-                                                       "accept, content-type, authorization");
+        headers[n++] =
+            HTTP_HEADER("access-control-allow-headers", "accept, content-type, authorization");
     }
+    for (size_t i = 0; i < extra_count; i++)
+        headers[n++] = extra[i];
+    return n;
+}
+
+void http_mux_respond_with(struct http_req *req, const struct gatewayd *gw, int status,
+                           const char *type, const struct http_header *extra, size_t extra_count,
+                           struct bytes body)
+{
+    struct http_header headers[HEADERS_MAX + EXTRA_HEADERS_MAX];
+    size_t n = make_headers(req, gw, status, type, extra, extra_count, headers);
+
     http_respond(req, &(struct http_response){.status = status,
                                               .headers = headers,
                                               .header_count = n,
                                               .body = &body,
                                               .body_count = body.len != 0});
+}
+
+void http_mux_begin(struct http_req *req, const struct gatewayd *gw, int status, const char *type,
+                    const struct http_header *extra, size_t extra_count)
+{
+    struct http_header headers[HEADERS_MAX + EXTRA_HEADERS_MAX];
+    size_t n = make_headers(req, gw, status, type, extra, extra_count, headers);
+
+    http_respond_begin(req, status, headers, n);
+}
+
+void http_mux_respond(struct http_req *req, const struct gatewayd *gw, int status,
+                      const char *type, struct bytes body)
+{
+    static const struct http_header allow = HTTP_HEADER("allow", "GET");
+
+    http_mux_respond_with(req, gw, status, type, &allow, status == 405, body);
 }
 
 static void respond_text(struct http_req *req, const struct gatewayd *gw, int status,
@@ -181,6 +219,10 @@ static void serve_http(struct gatewayd *gw, struct http_req *req, bool metrics_p
         respond_text(req, gw, 200, BYTES_EMPTY);
         return;
     }
+    if (!metrics_port && json_gateway_is_request(gw, req)) {
+        json_gateway_on_request(gw, req);
+        return;
+    }
     route = find_route(http_path_only(http_req_path(req)), metrics_port);
     if (route == NULL)
         respond_text(req, gw, 404, BYTES_LIT("404 page not found\n"));
@@ -199,6 +241,9 @@ static enum http_body_mode on_headers(void *user, struct http_req *req, size_t *
     struct gatewayd *gw = user;
 
     *body_bytes_max = HTTP_BODY_BYTES_MAX;
+    if (json_gateway_is_request(gw, req))
+        return allowed_host(gw, req) ? json_gateway_on_headers(gw, req, body_bytes_max)
+                                     : HTTP_BODY_BUFFER;
     if (!grpc_is_request(req))
         return HTTP_BODY_BUFFER;
     *body_bytes_max = grpc_body_limit(gw);
@@ -210,14 +255,20 @@ static void on_data(void *user, struct http_req *req, struct bytes data)
 {
     struct gatewayd *gw = user;
 
-    grpc_on_data(gw->grpc, req, data);
+    if (json_gateway_is_request(gw, req))
+        json_gateway_on_data(gw, req, data);
+    else
+        grpc_on_data(gw->grpc, req, data);
 }
 
 static void on_end(void *user, struct http_req *req)
 {
     struct gatewayd *gw = user;
 
-    grpc_on_end(gw->grpc, req);
+    if (json_gateway_is_request(gw, req))
+        json_gateway_on_end(gw, req);
+    else
+        grpc_on_end(gw->grpc, req);
 }
 
 static void on_request(void *user, struct http_req *req)
@@ -236,6 +287,8 @@ static void on_too_large(void *user, struct http_req *req)
 
     if (grpc_is_request(req))
         grpc_on_too_large(gw->grpc, req);
+    else if (json_gateway_is_request(gw, req))
+        json_gateway_on_too_large(gw, req);
     else
         respond_text(req, gw, 413, BYTES_LIT("Request Entity Too Large\n"));
 }
@@ -244,7 +297,7 @@ static void on_drained(void *user, struct http_req *req)
 {
     struct gatewayd *gw = user;
 
-    if (grpc_is_request(req))
+    if (grpc_is_request(req) || json_gateway_is_request(gw, req))
         grpc_on_drained(gw->grpc, req);
 }
 
@@ -252,7 +305,7 @@ static void on_closed(void *user, struct http_req *req)
 {
     struct gatewayd *gw = user;
 
-    if (grpc_is_request(req))
+    if (grpc_is_request(req) || json_gateway_is_request(gw, req))
         grpc_on_closed(gw->grpc, req);
     else
         probe_on_closed(req);

@@ -17,6 +17,13 @@ struct gatewayd;
 void http_mux_respond(struct http_req *req, const struct gatewayd *gw, int status,
                       const char *type, struct bytes body);
 
+/* The same with further headers; and the beginning of an answer in pieces. */
+void http_mux_respond_with(struct http_req *req, const struct gatewayd *gw, int status,
+                           const char *type, const struct http_header *extra, size_t extra_count,
+                           struct bytes body);
+void http_mux_begin(struct http_req *req, const struct gatewayd *gw, int status, const char *type,
+                    const struct http_header *extra, size_t extra_count);
+
 /* Whether the query has the parameter, with this value unless want is NULL. */
 bool http_query_has(struct bytes path, const char *name, const char *want);
 /* The path without its query. */

@@ -85,7 +85,7 @@ const struct setting_def setting_defs[] = {
      .series = "3.6-", .group = "Member", .help = "etcd: keep its backend in memory."},
     {.name = "feature-gates", .type = SETTING_GATES, .effect = SETTING_MEANINGLESS,
      .series = "3.6-", .group = "Member", .help = "etcd: optional behaviours, as A=true,B=false."},
-    {.name = "enable-grpc-gateway", .type = SETTING_BOOL, .def = "true", .effect = SETTING_LATER,
+    {.name = "enable-grpc-gateway", .type = SETTING_BOOL, .def = "true",
      .daemons = FOR_GATEWAYD, .series = "3.4-", .group = "Member",
      .help = "JSON over HTTP at /v3/."},
     /* Clustering */
