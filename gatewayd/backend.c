@@ -40,6 +40,7 @@ struct backend {
     size_t inflight_bytes;
     bool unsent;       /* some call may be waiting for a link */
     struct proto_raft_status status;
+    struct proto_space space;
 };
 
 /* ---- the life of a call ---- */
@@ -91,6 +92,15 @@ static void send_read(struct backend *b, struct backend_call *call)
     ipc_link_end(b->stored);
 }
 
+static void send_raft_call(struct backend *b, struct backend_call *call)
+{
+    struct buf *body = ipc_link_begin(b->raftd, PROTO_RAFT_CALL, call->id);
+
+    proto_raft_call_encode(body, &(struct proto_raft_call){.op = (enum proto_raft_op)call->kind,
+                                                           .member = call->member});
+    ipc_link_end(b->raftd);
+}
+
 /* Sends the call if its link takes it now. A proposal also needs stored: the answer comes from
  * there, and a proposal whose answer cannot arrive is better made later. */
 static bool try_send(struct backend *b, struct backend_call *call)
@@ -108,6 +118,9 @@ static bool try_send(struct backend *b, struct backend_call *call)
         break;
     case BACKEND_RAFT_STATUS:
         ipc_link_send(b->raftd, PROTO_STATUS_GET, call->id, BYTES_EMPTY);
+        break;
+    case BACKEND_RAFT_CALL:
+        send_raft_call(b, call);
         break;
     }
     call->sent = true;
@@ -184,6 +197,13 @@ void backend_raft_status(struct backend *b, struct backend_call *call)
     begin(b, call, BACKEND_RAFT_STATUS, 0);
 }
 
+void backend_raft_call(struct backend *b, struct backend_call *call, enum proto_raft_op op,
+                       uint64_t member)
+{
+    call->member = member;
+    begin(b, call, BACKEND_RAFT_CALL, (uint8_t)op);
+}
+
 bool backend_call_active(const struct backend_call *call)
 {
     return call->node.next != NULL && !list_empty(&call->node);
@@ -244,7 +264,7 @@ static void on_result(struct backend *b, const struct ipc_frame *frame)
     struct proto_result result;
     bool over;
 
-    if (call == NULL || call->type == BACKEND_RAFT_STATUS)
+    if (call == NULL || (call->type != BACKEND_READ && call->type != BACKEND_PROPOSE))
         return; /* too late: canceled or timed out */
     if (proto_result_decode(frame->body, &result) != 0 ||
         result.part.len > result.total_bytes - MIN(call->received_bytes, result.total_bytes)) {
@@ -293,6 +313,34 @@ static void on_raft_status(struct backend *b, const struct ipc_frame *frame)
     call->done(call, OUT_OK, frame->body, frame->body.len);
 }
 
+static void on_raft_called(struct backend *b, const struct ipc_frame *frame)
+{
+    struct backend_call *call = hmap_get(&b->calls_by_id, frame->id);
+    struct proto_outcome m;
+
+    if (call == NULL || call->type != BACKEND_RAFT_CALL)
+        return;
+    if (proto_outcome_decode(frame->body, &m) != 0)
+        m.outcome = OUT_INTERNAL;
+    if (m.outcome != OUT_OK) {
+        finish(b, call, m.outcome);
+        return;
+    }
+    forget(b, call);
+    call->done(call, OUT_OK, BYTES_EMPTY, 0);
+}
+
+static void on_space(struct backend *b, const struct ipc_frame *frame)
+{
+    struct proto_space space;
+
+    if (proto_space_decode(frame->body, &space) != 0)
+        return;
+    b->space = space;
+    if (b->args.on_change != NULL)
+        b->args.on_change(b->args.user);
+}
+
 static void on_frame(void *user, const struct ipc_frame *frame)
 {
     struct backend *b = user;
@@ -306,6 +354,12 @@ static void on_frame(void *user, const struct ipc_frame *frame)
         break;
     case PROTO_RAFT_STATUS:
         on_raft_status(b, frame);
+        break;
+    case PROTO_RAFT_CALLED:
+        on_raft_called(b, frame);
+        break;
+    case PROTO_SPACE:
+        on_space(b, frame);
         break;
     default:
         log_warn("unexpected frame of type %u", frame->type);
@@ -395,6 +449,7 @@ static void on_raftd_down(void *user)
     b->status.leader_id = 0;
     fail_sent(b, BACKEND_PROPOSE);
     fail_sent(b, BACKEND_RAFT_STATUS);
+    fail_sent(b, BACKEND_RAFT_CALL);
     if (b->args.on_change != NULL)
         b->args.on_change(b->args.user);
 }
@@ -493,4 +548,9 @@ size_t backend_call_count(const struct backend *b)
 const struct proto_raft_status *backend_status(const struct backend *b)
 {
     return &b->status;
+}
+
+const struct proto_space *backend_space(const struct backend *b)
+{
+    return &b->space;
 }

@@ -34,7 +34,7 @@ struct loop;
 typedef void (*backend_done)(struct backend_call *call, int outcome, struct bytes part,
                              uint64_t total_bytes);
 
-enum backend_call_type { BACKEND_PROPOSE, BACKEND_READ, BACKEND_RAFT_STATUS };
+enum backend_call_type { BACKEND_PROPOSE, BACKEND_READ, BACKEND_RAFT_STATUS, BACKEND_RAFT_CALL };
 
 struct backend_call {
     /* the caller's, set before the call starts */
@@ -48,6 +48,7 @@ struct backend_call {
     uint8_t kind;            /* proto_kind or proto_read_kind */
     bool linearizable;
     bool sent;
+    uint64_t member;         /* of a raft call */
     uint64_t id;
     uint64_t expires_ns;
     uint64_t received_bytes; /* of the answer */
@@ -69,11 +70,14 @@ struct backend_args {
 int backend_new(const struct backend_args *args, struct backend **ret);
 void backend_free(struct backend *b); /* no call may be under way; NULL is fine */
 
-/* Both may call done before they return, never with OUT_OK. */
+/* All may call done before they return, never with OUT_OK. */
 void backend_propose(struct backend *b, struct backend_call *call, enum proto_kind kind);
 void backend_read(struct backend *b, struct backend_call *call, enum proto_read_kind kind,
                   bool linearizable);
 void backend_raft_status(struct backend *b, struct backend_call *call);
+/* Ends with done(call, OUT_OK, empty, 0) or an outcome. */
+void backend_raft_call(struct backend *b, struct backend_call *call, enum proto_raft_op op,
+                       uint64_t member);
 /* The caller lost interest; done is not called any more. Harmless when the call is over. */
 void backend_cancel(struct backend *b, struct backend_call *call);
 /* The caller consumed the answer up to call->received_bytes: lets stored send more. */
@@ -85,5 +89,7 @@ size_t backend_call_count(const struct backend *b);
 
 /* The newest status raftd told; zeros before the first. */
 const struct proto_raft_status *backend_status(const struct backend *b);
+/* What stored said last of the room there is; no limit before that. */
+const struct proto_space *backend_space(const struct backend *b);
 
 #endif

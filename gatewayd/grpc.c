@@ -390,8 +390,13 @@ void grpc_forward_proposal(struct grpc_call *call, enum proto_kind kind)
         grpc_fail_outcome(call, OUT_REQUEST_TOO_LARGE);
         return;
     }
+    grpc_forward_proposal_of(call, kind, call->message);
+}
+
+void grpc_forward_proposal_of(struct grpc_call *call, enum proto_kind kind, struct bytes body)
+{
     call->backend.done = relay_done;
-    call->backend.body = call->message;
+    call->backend.body = body;
     call->backend.deadline_ns = call->deadline_ns;
     backend_propose(call->gw->backend, &call->backend, kind);
 }

@@ -149,6 +149,8 @@ void grpc_fail_outcome(struct grpc_call *call, int outcome);
 
 /* Ask raftd or stored and pass the answer on as the reply. */
 void grpc_forward_proposal(struct grpc_call *call, enum proto_kind kind);
+/* With a body of the handler's own; it lives as long as the call. */
+void grpc_forward_proposal_of(struct grpc_call *call, enum proto_kind kind, struct bytes body);
 void grpc_forward_read(struct grpc_call *call, enum proto_read_kind kind, bool linearizable);
 
 #endif

@@ -34,8 +34,9 @@ static const struct grpc_status table[OUT_COUNT] = {
 
     [OUT_MEMBER_EXIST] = {GRPC_FAILED_PRECONDITION, "etcdserver: member ID already exist"},
     [OUT_PEER_URL_EXIST] = {GRPC_FAILED_PRECONDITION, "etcdserver: Peer URLs already exists"},
+    /* etcd means FailedPrecondition, but sends what its own client library makes of it */
     [OUT_MEMBER_NOT_ENOUGH_STARTED] =
-        {GRPC_FAILED_PRECONDITION,
+        {GRPC_UNKNOWN,
          "etcdserver: re-configuration failed due to not enough started members"},
     [OUT_MEMBER_BAD_URLS] = {GRPC_INVALID_ARGUMENT, "etcdserver: given member URLs are invalid"},
     [OUT_MEMBER_NOT_FOUND] = {GRPC_NOT_FOUND, "etcdserver: member not found"},

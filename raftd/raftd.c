@@ -52,6 +52,7 @@ static int raftd_init(void *state, struct daemon *d)
     r->lock_fd = -1;
     list_init(&r->conf_pending);
     list_init(&r->snap_out);
+    list_init(&r->moves);
     r->request_timeout_ms = REQUEST_TIMEOUT_BASE_MS + 2 * r->conf->election_ms;
     e = raftd_conf_check(r->conf);
     if (e == 0)
@@ -162,6 +163,7 @@ static void raftd_fini(void *state)
         raftd_apply_forget(r);
     if (r->snap_out.next != NULL)
         raftd_snap_fini(r);
+    raftd_moves_fini(r);
     raftd_proposals_free(r->proposals);
     raftd_reads_free(r->reads);
     for (size_t i = 0; i < RAFTD_READIES_MAX; i++)
@@ -331,6 +333,8 @@ int raftd_core_start(struct raftd *r)
         return e;
     }
     r->members_index = r->hello.applied_index;
+    if (raftd_is_removed(r))
+        raftd_removed(r);
     if (r->conf->force_new_cluster && !r->fresh) {
         e = raftd_force_new_cluster(r);
         if (e != 0)
@@ -357,6 +361,22 @@ int raftd_core_start(struct raftd *r)
             raft_tick(r->raft);
     }
     return 0;
+}
+
+/* ---- a removed member ---- */
+
+bool raftd_is_removed(const struct raftd *r)
+{
+    const struct raftd_member *self = raftd_members_find(&r->members, r->member_id);
+
+    return self != NULL && self->removed;
+}
+
+/* The supervisor knows these words, and lets the member end (supervisor/child.c). */
+void raftd_removed(struct raftd *r)
+{
+    daemon_fatal(r->d, "the member has been permanently removed from the cluster: the data "
+                       "directory used by this member must be removed");
 }
 
 /* ---- peers follow the member table ---- */

@@ -40,6 +40,8 @@ struct raftd_conf {
     bool pre_vote, initial_election_tick_advance, force_new_cluster, unsafe_no_fsync;
     uint64_t max_request_bytes, gateway_count;
     struct peer_tls_conf tls;
+    bool strict_reconfig_check;
+    uint64_t max_learners, health_interval_ms;
 };
 /* What involves two fields; 0, or -EINVAL having logged why. */
 int raftd_conf_check(const struct raftd_conf *c);
@@ -164,6 +166,9 @@ struct raftd {
     struct raftd_proposals *proposals;
     struct raftd_reads *reads;
 
+    struct list moves; /* MoveLeader calls that wait */
+    size_t move_count;
+
     /* peers */
     struct peers *peers;
     struct {
@@ -212,12 +217,15 @@ int raftd_core_start(struct raftd *r); /* stored's first HELLO is in r->hello */
 void raftd_links_start(struct raftd *r);
 void raftd_peers_sync(struct raftd *r); /* dial whom the member table names */
 void raftd_check_ready(struct raftd *r);
+bool raftd_is_removed(const struct raftd *r); /* by the member table as it is now */
+NORETURN void raftd_removed(struct raftd *r);  /* ends this member for good */
 
 /* ---- raftd_bootstrap.c: the part with state; raftd_bootstrap.h has the pure part ---- */
 int raftd_boot_open(struct raftd *r);   /* directories, lock, log; may block. Negative errno, logged */
 void raftd_boot_start(struct raftd *r); /* peers are open: ask them, or go on */
 void raftd_boot_on_members(struct raftd *r, const struct peer_header *h, struct bytes body);
 void raftd_boot_on_query(struct raftd *r, const struct peer_header *h, struct bytes body);
+void raftd_boot_tell_members(struct raftd *r, uint64_t id);
 int raftd_force_new_cluster(struct raftd *r);
 
 /* ---- raftd_ipc.c ---- */
@@ -261,6 +269,11 @@ void raftd_proposals_expire(struct raftd *r);
 void raftd_proposals_gateway_down(struct raftd *r, const struct raftd_gateway *g);
 size_t raftd_proposals_pending(const struct raftd *r);
 bool raftd_proposals_conf_waiting(const struct raftd *r);
+
+/* ---- raftd_move.c ---- */
+void raftd_move_leader(struct raftd_gateway *g, uint64_t request_id, uint64_t target);
+void raftd_moves_settle(struct raftd *r); /* the leader may have changed, or time passed */
+void raftd_moves_fini(struct raftd *r);
 
 /* ---- raftd_reads.c ---- */
 struct raftd_reads *raftd_reads_new(struct raftd *r);

@@ -174,11 +174,10 @@ static void execute_conf(struct raftd *r, const struct raftd_conf_pending *p)
                   outcome_name(out));
 }
 
+/* It goes on for a moment, so that the others hear of what it has. */
 static void check_removed(struct raftd *r)
 {
-    const struct raftd_member *self = raftd_members_find(&r->members, r->member_id);
-
-    if (self != NULL && self->removed && r->removed_at_ms == 0) {
+    if (raftd_is_removed(r) && r->removed_at_ms == 0) {
         log_error("this member was removed from the cluster");
         r->removed_at_ms = raftd_now_ms(r);
     }

@@ -281,10 +281,15 @@ void raftd_boot_on_members(struct raftd *r, const struct peer_header *h, struct 
     struct raftd_members members = {0};
     const struct raftd_member *self;
 
-    if (r->phase != RAFTD_ASKING)
-        return;
     if (peer_members_decode(body, &m) != 0 || raftd_members_load(&members, m.members) != 0) {
         r->counters.nonsense++;
+        return;
+    }
+    if (r->phase != RAFTD_ASKING) {
+        self = raftd_members_find(&members, r->member_id);
+        if (m.cluster_id == r->cluster_id && self != NULL && self->removed)
+            raftd_removed(r);
+        raftd_members_fini(&members);
         return;
     }
     if (is_existing(r)) {
@@ -335,14 +340,11 @@ static uint64_t find_asker(struct raftd *r, const struct url_list *urls)
 
 void raftd_boot_on_query(struct raftd *r, const struct peer_header *h, struct bytes body)
 {
-    CLEANUP(buf_fini) struct buf list = BUF_INIT;
     CLEANUP(freep) char *error = NULL;
     struct wire_reader reader = wire_reader(body);
     struct bytes text = wire_get_bytes(&reader);
-    struct peer_members answer = {0};
     struct url_list urls;
     uint64_t id;
-    struct buf *b;
 
     if (wire_reader_done(&reader) != 0 || url_list_parse(text, &urls, &error) != 0) {
         r->counters.nonsense++;
@@ -350,8 +352,16 @@ void raftd_boot_on_query(struct raftd *r, const struct peer_header *h, struct by
     }
     id = find_asker(r, &urls);
     url_list_fini(&urls);
-    if (id == r->member_id)
-        return;
+    if (id != r->member_id)
+        raftd_boot_tell_members(r, id);
+}
+
+void raftd_boot_tell_members(struct raftd *r, uint64_t id)
+{
+    CLEANUP(buf_fini) struct buf list = BUF_INIT;
+    struct peer_members answer = {0};
+    struct buf *b;
+
     if (r->phase != RAFTD_ASKING && r->members.count != 0) {
         answer.cluster_id = r->cluster_id;
         raftd_members_encode(&r->members, &list);

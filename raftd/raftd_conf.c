@@ -74,6 +74,12 @@ const struct conf_field raftd_conf_fields[] = {
      .help = "TLS1.2 or TLS1.3"},
     {.name = "tls-max-version", .type = CONF_STRING, .offset = FIELD(tls.max_version), .def = "",
      .help = "TLS1.2 or TLS1.3; empty: highest"},
+    {.name = "strict-reconfig-check", .type = CONF_BOOL, .offset = FIELD(strict_reconfig_check),
+     .def = "true", .help = "refuse membership changes that would cost the quorum"},
+    {.name = "max-learners", .type = CONF_U64, .offset = FIELD(max_learners), .def = "1",
+     .help = "learners at a time"},
+    {.name = "health-interval", .type = CONF_U64, .offset = FIELD(health_interval_ms),
+     .def = "5000", .help = "milliseconds a connection to a member stands before it counts"},
     CONF_END,
 };
 

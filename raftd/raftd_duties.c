@@ -339,8 +339,9 @@ void raftd_tick(void *user)
     raftd_compact(r);
     check_disk(r);
     check_handover(r);
+    raftd_moves_settle(r);
     exchange_hashes(r);
     if (r->removed_at_ms != 0 && raftd_now_ms(r) - r->removed_at_ms >= REMOVED_EXIT_MS)
-        daemon_fatal(r->d, "the member has been permanently removed from the cluster");
+        raftd_removed(r);
     raftd_arm(r);
 }

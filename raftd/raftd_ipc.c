@@ -244,6 +244,21 @@ static void gateway_on_down(void *user)
         raftd_proposals_gateway_down(g->r, g);
 }
 
+static void on_call(struct raftd_gateway *g, const struct ipc_frame *f)
+{
+    struct proto_raft_call call;
+
+    if (proto_raft_call_decode(f->body, &call) != 0) {
+        g->r->counters.nonsense++;
+        return;
+    }
+    switch (call.op) {
+    case PROTO_RAFT_MOVE_LEADER:
+        raftd_move_leader(g, f->id, call.member);
+        break;
+    }
+}
+
 static void gateway_on_frame(void *user, const struct ipc_frame *f)
 {
     struct raftd_gateway *g = user;
@@ -254,6 +269,9 @@ static void gateway_on_frame(void *user, const struct ipc_frame *f)
         break;
     case PROTO_STATUS_GET:
         send_status(g, f->id);
+        break;
+    case PROTO_RAFT_CALL:
+        on_call(g, f);
         break;
     default:
         g->r->counters.nonsense++;

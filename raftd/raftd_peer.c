@@ -36,6 +36,16 @@ static void on_raft(struct raftd *r, const struct peer_header *h, const struct p
     raftd_arm(r);
 }
 
+/* One that was away when it was removed does not know: it is told who the members are. */
+static void tell_removed(struct raftd *r, uint64_t id, const struct url_list *urls)
+{
+    if (!peers_has(r->peers, id) && r->leaving_count < ARRAY_LEN(r->leaving) &&
+        peers_set(r->peers, id, urls) == 0) {
+        r->leaving[r->leaving_count].id = id;
+        r->leaving[r->leaving_count++].at_ms = raftd_now_ms(r) + RAFTD_PEER_LINGER_MS;
+    }
+}
+
 /* A member that joins hears from the leader before it has executed the entry that names it. */
 static void on_hello(struct raftd *r, const struct peer_header *h, const struct peer_frame *f)
 {
@@ -44,14 +54,16 @@ static void on_hello(struct raftd *r, const struct peer_header *h, const struct 
     struct url_list urls;
 
     if (r->phase != RAFTD_RUNNING || h->from == 0 || h->to != r->member_id ||
-        peers_has(r->peers, h->from) || (known != NULL && known->removed))
+        peers_has(r->peers, h->from))
         return;
     if (peer_hello_decode(f->body, &hello) != 0) {
         r->counters.nonsense++;
         return;
     }
     url_list_split(hello.peer_urls, &urls);
-    if (urls.count != 0 && peers_set(r->peers, h->from, &urls) == 0)
+    if (urls.count != 0 && known != NULL && known->removed)
+        tell_removed(r, h->from, &urls);
+    else if (urls.count != 0 && peers_set(r->peers, h->from, &urls) == 0)
         log_info("learned of member %016" PRIx64 " from its own message", h->from);
     url_list_fini(&urls);
 }
@@ -113,9 +125,14 @@ static void on_up(void *user, uint64_t id)
 {
     struct raftd *r = user;
 
+    const struct raftd_member *known = raftd_members_find(&r->members, id);
+
     log_debug("connected to member %016" PRIx64, id);
-    if (r->raft != NULL && !r->stopping)
-        raftd_proposals_flush(r);
+    if (r->raft == NULL || r->stopping)
+        return;
+    if (known != NULL && known->removed)
+        raftd_boot_tell_members(r, id);
+    raftd_proposals_flush(r);
 }
 
 static void on_down(void *user, uint64_t id)

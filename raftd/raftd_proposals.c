@@ -23,6 +23,7 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "raftd/raftd.h"
+#include "raftd/raftd_reconfig.h"
 
 enum { BUCKETS_MIN = 1024, RECORDS_PER_SLAB = 256 };
 
@@ -219,28 +220,15 @@ static bool forward(struct raftd *r, uint64_t leader, struct bytes payload)
     return true;
 }
 
-/* Whether the learner has the leader's log nearly whole: etcd asks for nine tenths. */
-static bool learner_ready(const struct raftd *r, uint64_t id)
-{
-    struct raft_progress progress;
-
-    return raft_get_progress(r->raft, id, &progress) &&
-           progress.match_index >= r->status.last_index * 9 / 10;
-}
-
 static int check_conf(struct raftd *r, struct bytes payload)
 {
     struct proto_payload decoded;
     struct proto_conf_change change;
-    int out;
 
     if (proto_payload_decode(payload, &decoded) != 0 ||
         proto_conf_change_decode(decoded.body, &change) != 0)
         return OUT_MALFORMED;
-    out = raftd_members_check(&r->members, &change);
-    if (out == 0 && change.op == PROTO_CONF_PROMOTE && !learner_ready(r, change.member.id))
-        out = OUT_LEARNER_NOT_READY;
-    return out;
+    return raftd_reconfig_check(r, &change);
 }
 
 static int append_conf(struct raftd *r, struct bytes payload)

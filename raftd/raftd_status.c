@@ -93,6 +93,7 @@ void raftd_status_push(struct raftd *r)
     }
     r->told = now;
     r->told_valid = true;
+    raftd_moves_settle(r);
     raftd_check_ready(r);
 }
 
