@@ -41,7 +41,7 @@ struct raftd_conf {
     uint64_t max_request_bytes, gateway_count;
     struct peer_tls_conf tls;
     bool strict_reconfig_check;
-    uint64_t max_learners, health_interval_ms;
+    uint64_t max_learners;
 };
 /* What involves two fields; 0, or -EINVAL having logged why. */
 int raftd_conf_check(const struct raftd_conf *c);

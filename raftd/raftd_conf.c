@@ -78,8 +78,6 @@ const struct conf_field raftd_conf_fields[] = {
      .def = "true", .help = "refuse membership changes that would cost the quorum"},
     {.name = "max-learners", .type = CONF_U64, .offset = FIELD(max_learners), .def = "1",
      .help = "learners at a time"},
-    {.name = "health-interval", .type = CONF_U64, .offset = FIELD(health_interval_ms),
-     .def = "5000", .help = "milliseconds a connection to a member stands before it counts"},
     CONF_END,
 };
 

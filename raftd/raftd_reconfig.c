@@ -4,6 +4,8 @@
 #include "raftd/raftd.h"
 #include "raftd/raftd_members.h"
 
+enum { HEALTH_INTERVAL_MS = 5000 }; /* etcd: HealthInterval */
+
 static bool is_voter(const struct raftd_member *m)
 {
     return !m->removed && !m->is_learner;
@@ -150,7 +152,7 @@ static bool connected(void *user, uint64_t id)
 {
     const struct raftd *r = user;
 
-    return is_alive(r, id, r->conf->health_interval_ms);
+    return is_alive(r, id, HEALTH_INTERVAL_MS);
 }
 
 static bool seen(void *user, uint64_t id)
