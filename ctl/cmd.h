@@ -39,4 +39,8 @@ extern const struct ctl_command cmd_txn;
 int cmd_txn_parse_compare(const char *line, Etcdserverpb__Compare *ret, char **ret_error);
 int cmd_txn_parse_op(const char *line, Etcdserverpb__RequestOp *ret, char **ret_error);
 
+extern const struct ctl_command cmd_lease;           /* cmd_lease.c */
+extern const struct ctl_command cmd_watch;           /* cmd_watch.c */
+extern const struct ctl_command cmd_lock, cmd_elect; /* cmd_lock.c */
+
 #endif

@@ -12,6 +12,7 @@
 #include <termios.h>
 #include <unistd.h>
 #include "ctl/ctl_text.h"
+#include "lib/loop/loop.h"
 #include "lib/util/buf.h"
 #include "lib/util/xmalloc.h"
 
@@ -167,7 +168,30 @@ int ctl_split_words(const char *line, char ***ret, size_t *ret_count)
 
 /* ---- other programs, the terminal ---- */
 
-int ctl_run(const char *const *argv, const char *const *env, size_t env_count, char **ret_error)
+static void on_child(void *user)
+{
+    (void)user; /* only to end the loop's wait */
+}
+
+static int wait_child(struct loop *loop, pid_t pid)
+{
+    struct loop_signal *sig = loop != NULL ? loop_signal_new(loop, SIGCHLD, on_child, NULL) : NULL;
+    int status = 0;
+    pid_t r;
+
+    for (;;) {
+        r = waitpid(pid, &status, loop != NULL ? WNOHANG : 0);
+        if (r == pid || (r < 0 && errno != EINTR))
+            break;
+        if (loop != NULL)
+            loop_run_once(loop, 200);
+    }
+    loop_signal_free(sig);
+    return status;
+}
+
+int ctl_run(struct loop *loop, const char *const *argv, const char *const *env, size_t env_count,
+            char **ret_error)
 {
     int status = 0, report[2];
     int child_errno = 0;
@@ -199,8 +223,7 @@ int ctl_run(const char *const *argv, const char *const *env, size_t env_count, c
     if (read(report[0], &child_errno, sizeof(child_errno)) <= 0)
         child_errno = 0;
     close(report[0]);
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        continue;
+    status = wait_child(loop, pid);
     if (child_errno != 0) {
         *ret_error = child_errno == ENOENT && strchr(argv[0], '/') == NULL
                          ? xasprintf("exec: \"%s\": executable file not found in $PATH", argv[0])
@@ -208,6 +231,16 @@ int ctl_run(const char *const *argv, const char *const *env, size_t env_count, c
         return -1;
     }
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+char *ctl_signal_text(int signum)
+{
+    char *text = xasprintf("signal: %s", strsignal(signum));
+
+    for (char *p = text; *p != '\0'; p++)
+        if (*p >= 'A' && *p <= 'Z')
+            *p = (char)(*p | 0x20);
+    return text;
 }
 
 char *ctl_read_password(const char *prompt)

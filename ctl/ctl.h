@@ -31,6 +31,7 @@ enum ctl_format {
     CTL_FORMAT_PROTOBUF,
 };
 
+struct loop;
 struct tls_context;
 struct ctl_secure; /* TLS files and choices, see ctl_secure.h */
 
@@ -89,9 +90,11 @@ char *ctl_read_stdin(size_t *ret_len);
  * 0 or -EINVAL. */
 int ctl_split_words(const char *line, char ***ret, size_t *ret_count);
 void ctl_words_free(char **words, size_t count);
-/* Runs a command with these extra "NAME=value" and waits: its exit code, or 128 + signal. -1 and
- * *ret_error when it could not be started. */
-int ctl_run(const char *const *argv, const char *const *env, size_t env_count, char **ret_error);
+/* Runs a command with these extra "NAME=value" and waits, turning the loop meanwhile (NULL: not):
+ * its exit code, or 128 + signal. -1 and *ret_error when it could not be started. */
+int ctl_run(struct loop *loop, const char *const *argv, const char *const *env, size_t env_count,
+            char **ret_error);
+char *ctl_signal_text(int signum); /* "signal: killed"; free() */
 /* Asks on the terminal without echo (or reads a line of standard input when it is none). free() */
 char *ctl_read_password(const char *prompt);
 

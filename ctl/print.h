@@ -15,6 +15,8 @@
 bool print_encoded(const struct ctl *c, const void *message);
 /* For what only the simple format has besides these; dies in the words of the format. */
 bool print_encoded_or_simple(const struct ctl *c, const void *message);
+/* The header alone, for wrappers of etcd's client whose encoding is that of their header. */
+void print_header_encoded(const struct ctl *c, const Etcdserverpb__ResponseHeader *header);
 NORETURN void print_unsupported(const struct ctl *c);
 NORETURN void print_marshal_unsupported(const char *go_type);
 

@@ -27,6 +27,12 @@ bool print_encoded(const struct ctl *c, const void *message)
     return false;
 }
 
+void print_header_encoded(const struct ctl *c, const Etcdserverpb__ResponseHeader *header)
+{
+    if (header != NULL)
+        print_encoded(c, header);
+}
+
 void print_unsupported(const struct ctl *c)
 {
     ctl_die(CTL_EXIT_BAD_FEATURE, "%s not supported as output format",
