@@ -115,13 +115,14 @@ uint64_t kv_hand_over(struct kv *kv, struct buf *batch)
         if (kv->handed_first > 0)
             memmove(kv->handed, kv->handed + kv->handed_first,
                     kv->handed_count * sizeof(kv->handed[0]));
+        kv->handed_written -= kv->handed_first;
         kv->handed_first = 0;
         if (kv->handed_count * 2 >= kv->handed_cap) {
             kv->handed_cap = kv->handed_cap * 2 + 64;
             kv->handed = xreallocarray(kv->handed, kv->handed_cap, sizeof(kv->handed[0]));
         }
     }
-    kv->handed[kv->handed_count++] = (struct kv_handed){sequence, kv->applied_index};
+    kv->handed[kv->handed_count++] = (struct kv_handed){sequence, kv->applied_index, kv->revision};
     kv->sequence++;
     kv->engine->ops->write(kv->engine, sequence, batch);
     kv_on_written(kv, kv->engine->ops->written(kv->engine)); /* an engine may write at once */
@@ -133,6 +134,10 @@ void kv_on_written(struct kv *kv, uint64_t sequence)
     if (sequence <= kv->written_sequence)
         return;
     kv->written_sequence = sequence;
+    for (; kv->handed_written < kv->handed_count &&
+           kv->handed[kv->handed_written].sequence <= sequence;
+         kv->handed_written++)
+        kv->written_revision = kv->handed[kv->handed_written].revision;
     kv_cache_written(&kv->cache, sequence);
 }
 
@@ -140,6 +145,7 @@ void kv_on_durable(struct kv *kv, uint64_t sequence)
 {
     if (sequence <= kv->durable_sequence)
         return;
+    kv_on_written(kv, sequence);
     kv->durable_sequence = sequence;
     while (kv->handed_first < kv->handed_count &&
            kv->handed[kv->handed_first].sequence <= sequence)
@@ -223,6 +229,8 @@ static void batch_record(struct kv *kv, const struct kv_writer *w, struct bytes 
 
     kv_record_key(key, w->main, w->sub);
     kv_batch_put(&kv->batch, bytes_of(key, sizeof(key)), record);
+    if (kv->observer != NULL)
+        kv_observe(kv, w->main, w->sub, record);
 }
 
 int kv_write_put(struct kv *kv, struct kv_writer *w, const struct kv_put_request *m,

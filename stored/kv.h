@@ -140,6 +140,54 @@ int kv_hash_new(struct kv *kv, int64_t revision, const struct kv_header *header,
 int kv_hash_step(struct kv_hash *hash, size_t max_records, struct buf *message);
 void kv_hash_free(struct kv_hash *hash);
 
+/* ---- events: what a watcher is told (kv_events.c) ---- */
+
+struct kv_event {
+    int64_t main;
+    uint32_t sub;
+    bool is_delete;
+    struct bytes key;
+    struct bytes record; /* of a put: the KeyValue; of a deletion: empty */
+};
+/* Called by kv_apply for every change, in revision order, before kv_end_turn. Everything in the
+ * event is borrowed for the call, and the keyspace may not be used meanwhile. fn NULL: nobody. */
+typedef void (*kv_observer)(void *user, const struct kv_event *event);
+void kv_set_observer(struct kv *kv, kv_observer fn, void *user);
+
+/* Events of one key with from <= main <= to, oldest first, from the index; at most max (0: none
+ * are left). Records are not read: kv_event_record does. */
+struct kv_event_place {
+    int64_t main;
+    uint32_t sub;
+    bool is_delete;
+};
+size_t kv_key_events(const struct kv *kv, struct bytes key, int64_t from, int64_t to,
+                     struct kv_event_place *ret, size_t max);
+/* Events of all keys of a range, unsorted. SIZE_MAX: more than max, or more than max_keys keys to
+ * look at. Keys are borrowed until the next change. */
+struct kv_key_place {
+    struct kv_event_place at;
+    struct bytes key;
+};
+size_t kv_range_events(const struct kv *kv, struct bytes key, struct bytes range_end, int64_t from,
+                       int64_t to, size_t max_keys, struct kv_key_place *ret, size_t max);
+/* Appends the KeyValue of a put. */
+int kv_event_record(struct kv *kv, int64_t main, uint32_t sub, struct buf *ret);
+/* Appends the KeyValue that the event replaced or deleted; nothing when there was none or when it
+ * is compacted away. */
+int kv_event_prev(struct kv *kv, struct bytes key, int64_t main, struct buf *ret);
+/* Appends WatchResponse.events (field 11) with one event. prev empty: none. */
+void kv_event_encode(const struct kv_event *event, struct bytes prev, struct buf *ret);
+
+/* The log itself from (main, sub) on, as far as the engine has written it when this is called: up
+ * to kv_written_revision, all of it. */
+struct kv_log_iter;
+int64_t kv_written_revision(const struct kv *kv);
+struct kv_log_iter *kv_log_iter_new(struct kv *kv, int64_t main, uint32_t sub);
+void kv_log_iter_free(struct kv_log_iter *it); /* before the kv; NULL is fine */
+bool kv_log_iter_next(struct kv_log_iter *it, struct kv_event *ret); /* borrowed until the next */
+int kv_log_iter_result(const struct kv_log_iter *it); /* after false: 0, or a negative errno */
+
 /* ---- compaction of history ---- */
 
 /* Entries of kind COMPACT move the compact revision at once; memory and disk follow in slices, in

@@ -742,6 +742,27 @@ bool kv_entry_before(const struct kv_entry *e, int64_t revision, struct kv_entry
     return true;
 }
 
+size_t kv_entry_versions(const struct kv_entry *e, int64_t from, int64_t to, struct kv_cell *ret,
+                         size_t max)
+{
+    const struct kv_history *h = e->history;
+    size_t count = 0;
+
+    if (e->mod_revision < from)
+        return 0;
+    for (uint32_t i = h != NULL ? cells_up_to(h, from - 1) : 0;
+         h != NULL && i < h->count && count < max; i++) {
+        if (is_generation(&h->cells[i]))
+            continue;
+        if (h->cells[i].main > to)
+            return count;
+        ret[count++] = h->cells[i];
+    }
+    if (count < max && e->mod_revision <= to)
+        ret[count++] = (struct kv_cell){e->mod_revision, e->mod_sub, e->size};
+    return count;
+}
+
 bool kv_entry_has(const struct kv_entry *e, int64_t main, uint32_t sub)
 {
     const struct kv_history *h = e->history;

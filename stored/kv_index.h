@@ -126,6 +126,10 @@ bool kv_entry_at(const struct kv_entry *e, int64_t revision, struct kv_version *
  * existed. */
 bool kv_entry_before(const struct kv_entry *e, int64_t revision, struct kv_entry *ret,
                      uint32_t *ret_cells);
+/* Versions with from <= main <= to, deletions (size KV_CELL_DELETED) included, ascending; at most
+ * max. How many. */
+size_t kv_entry_versions(const struct kv_entry *e, int64_t from, int64_t to, struct kv_cell *ret,
+                         size_t max);
 /* Is (main, sub) a version of this key, a deletion included, that is not compacted away? */
 bool kv_entry_has(const struct kv_entry *e, int64_t main, uint32_t sub);
 /* Is (main, sub) a put of this key that a store compacted at `compact` keeps? */

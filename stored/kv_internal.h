@@ -53,6 +53,7 @@ struct kv_pin {
 
 struct kv_handed {
     uint64_t sequence, index;
+    int64_t revision;
 };
 
 enum kv_compact_phase {
@@ -122,6 +123,8 @@ struct kv {
     uint64_t written_sequence, durable_sequence, durable_index;
     struct kv_handed *handed; /* batches not durable yet: [handed_first, handed_count) */
     size_t handed_first, handed_count, handed_cap;
+    size_t handed_written; /* [handed_first, handed_written) are written */
+    int64_t written_revision;
 
     struct list pins;
     struct buf checkpoint_leases; /* the table as of checkpoint_index, until that one is placed */
@@ -130,6 +133,8 @@ struct kv {
     int64_t placed_revision;   /* of the one that a start would use; 0: none */
     struct kv_trim trim;
     struct kv_compact compact;
+    kv_observer observer;
+    void *observer_user;
     bool lease_seen; /* some put ever carried one: a checkpoint must look it up */
 
     struct arena arena;   /* of the request at hand */
@@ -210,6 +215,9 @@ int kv_load_tables(struct kv *kv, const struct kv_batch_record *r);
 
 /* Appends the record of a version; from the cache or the engine. Negative errno: it is gone. */
 int kv_get_record(struct kv *kv, int64_t main, uint32_t sub, bool keep, struct buf *ret);
+
+/* A change of the entry being executed, as it goes to the engine. */
+void kv_observe(struct kv *kv, int64_t main, uint32_t sub, struct bytes record);
 
 /* Ranges in etcd's convention: see facts, 4.5. */
 struct kv_bounds {

@@ -354,6 +354,7 @@ static int open_content(struct kv *kv, struct bytes checkpoint, char **ret_error
     if (r < 0)
         return r;
     kv->durable_index = kv->applied_index;
+    kv->written_revision = kv->revision;
     /* what a compaction had not finished is redone, with a look at the engine's records: deletes
      * that were handed over may be lost while the checkpoint no longer knows the versions */
     kv->compact.done = kv->compact.removed = compacted == 0 ? -1 : (int64_t)compacted;

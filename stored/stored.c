@@ -146,6 +146,7 @@ int stored_state_open(struct stored *s)
                   error != NULL ? error : strerror(-r));
         return r;
     }
+    stored_watch_state_open(s);
     kv_get_state(s->kv, &state);
     kv_get_stats(s->kv, &stats);
     s->checkpoint_index = 0;
@@ -165,6 +166,7 @@ void stored_state_close(struct stored *s)
         stored_apply_drop_held(s);
         stored_apply_reset(s);
     }
+    stored_watch_state_close(s);
     kv_free(TAKE(s->kv));
     engine_leveldb_close(TAKE(s->engine));
 }
@@ -178,6 +180,7 @@ static void on_work(void *user)
     if (s->kv == NULL || s->failed)
         return;
     stored_apply_work(s);
+    stored_watch_work(s);
     stored_reads_work(s);
     stored_snapshot_work(s);
     if (s->kv != NULL)
@@ -201,6 +204,7 @@ void stored_check_ready(struct stored *s)
 
 void stored_after_apply(struct stored *s)
 {
+    stored_watch_applied(s);
     stored_apply_report_soon(s);
     stored_members_changed(s);
     stored_compact_kick(s);
@@ -252,6 +256,7 @@ int stored_open(struct stored *s, const struct stored_args *args)
     list_init(&s->held);
     stored_reads_init(s);
     stored_compact_init(s);
+    stored_watch_init(s);
     s->report_timer = loop_timer_new(s->loop, "applied report", on_report_timer, s);
     s->work_hook = loop_hook_new(s->loop, "stored work", LOOP_PHASE_WORK, on_work, s);
     s->gateways = xcalloc(s->conf->gateway_count, sizeof(*s->gateways));
@@ -332,6 +337,7 @@ void stored_close(struct stored *s)
     stored_checkpoint_stop(s);
     stored_reads_fini(s);
     stored_state_close(s);
+    stored_watch_fini(s);
     stored_compact_fini(s);
     loop_timer_free(s->report_timer);
     loop_hook_free(s->work_hook);

@@ -25,6 +25,8 @@ struct loop;
 struct loop_hook;
 struct loop_timer;
 struct stored;
+struct watch_hub;
+struct watch_log;
 
 enum {
     STORED_GATEWAYS_MAX = 64,
@@ -73,6 +75,7 @@ struct stored_gateway {
     struct hmap reads;   /* request id -> struct stored_read: all that wait or are being answered */
     struct list blocked; /* may be answered, as soon as the link takes more */
     uint64_t waiting_bytes;
+    struct watch_hub *watches; /* NULL: none yet */
 };
 
 /* Reads that share a barrier. */
@@ -134,6 +137,10 @@ struct stored {
     struct loop_timer *barrier_timer; /* active: no leader, ask again when it fires */
     struct list active;               /* answers in parts, round robin */
 
+    /* watches (stored_watch.c) */
+    struct watch_log *watch_log;
+    struct loop_timer *watch_timer;
+
     /* background */
     struct loop_timer *compact_timer;
     struct loop_timer *checkpoint_timer;
@@ -193,6 +200,16 @@ void stored_reads_end_active(struct stored *s); /* before the state goes away */
 /* A whole answer; message empty unless OUT_OK. */
 void stored_send_result(struct stored_gateway *gw, uint64_t id, int outcome, struct bytes message);
 struct kv_header stored_header(const struct stored *s);
+
+/* stored_watch.c */
+void stored_watch_init(struct stored *s);
+void stored_watch_fini(struct stored *s);
+int stored_watch_frame(struct stored_gateway *gw, uint16_t type, uint64_t id, struct bytes body);
+void stored_watch_gateway_down(struct stored_gateway *gw);
+void stored_watch_applied(struct stored *s);     /* after every turn that executed something */
+void stored_watch_work(struct stored *s);        /* LOOP_PHASE_WORK */
+void stored_watch_state_open(struct stored *s);  /* a keyspace is there, the first or a newer one */
+void stored_watch_state_close(struct stored *s); /* before it goes */
 
 /* stored_snapshot.c */
 /* 0, or -EBADMSG: malformed */

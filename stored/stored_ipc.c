@@ -256,6 +256,7 @@ static void gateway_on_down(void *user)
 
     gw->generation = 0;
     stored_reads_gateway_down(gw);
+    stored_watch_gateway_down(gw);
 }
 
 static void gateway_on_frame(void *user, const struct ipc_frame *f)
@@ -274,6 +275,14 @@ static void gateway_on_frame(void *user, const struct ipc_frame *f)
         if (proto_u64_decode(f->body, &bytes) != 0)
             break;
         stored_read_ack(gw, f->id, bytes.value);
+        return;
+    case PROTO_WATCH_CREATE:
+    case PROTO_WATCH_CANCEL:
+    case PROTO_WATCH_CLOSE:
+    case PROTO_WATCH_ACK:
+    case PROTO_WATCH_PROGRESS:
+        if (stored_watch_frame(gw, f->type, f->id, f->body) != 0)
+            break;
         return;
     default:
         break;

@@ -66,6 +66,9 @@ void watch_hub_restart(struct watch_hub *hub, uint64_t now_ms);
 /* Every so often: tells the head, cancels the watchers of stalled streams. */
 void watch_hub_tick(struct watch_hub *hub, uint64_t now_ms);
 
+/* Events above this revision have to stay in the log's memory; INT64_MAX: none. */
+int64_t watch_hub_needs_above(const struct watch_hub *hub);
+
 struct watch_hub_stats {
     size_t watcher_count, stream_count, behind_count, range_count;
     uint64_t unacked_units; /* of all streams */
