@@ -11,9 +11,11 @@
 #include "lib/ipc/ipc.h"
 #include "lib/log/log.h"
 #include "lib/loop/loop.h"
+#include "lib/proto/outcome.h"
 #include "lib/proto/watch.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
+#include "stored/kv_auth.h"
 #include "stored/watch.h"
 #include "stored/watch_log.h"
 
@@ -67,21 +69,39 @@ static struct watch_hub *hub_of(struct stored_gateway *gw)
     return gw->watches;
 }
 
+static int check_rights(struct stored *s, const struct proto_watch_create *m)
+{
+    if (s->kv == NULL)
+        return OUT_STOPPED;
+    return kv_auth_check(s->kv, m->identity,
+                         &(struct auth_op){AUTH_OP_READ, m->key, m->range_end});
+}
+
+static void create(struct stored_gateway *gw, uint32_t id, const struct proto_watch_create *m)
+{
+    int outcome = check_rights(gw->s, m);
+
+    if (outcome != OUT_OK)
+        watch_hub_refuse(hub_of(gw), id, outcome);
+    else
+        watch_hub_create(hub_of(gw), id, m);
+    loop_hook_arm(gw->s->work_hook);
+}
+
 int stored_watch_frame(struct stored_gateway *gw, uint16_t type, uint64_t id, struct bytes body)
 {
     struct watch_hub *hub = hub_of(gw);
     struct proto_watch_progress progress;
-    struct proto_watch_create create;
+    struct proto_watch_create m;
     struct proto_u64 units;
 
     if (id > UINT32_MAX)
         return -EBADMSG;
     switch (type) {
     case PROTO_WATCH_CREATE:
-        if (proto_watch_create_decode(body, &create) != 0)
+        if (proto_watch_create_decode(body, &m) != 0)
             return -EBADMSG;
-        watch_hub_create(hub, (uint32_t)id, &create);
-        loop_hook_arm(gw->s->work_hook);
+        create(gw, (uint32_t)id, &m);
         break;
     case PROTO_WATCH_CANCEL:
         watch_hub_cancel(hub, (uint32_t)id);

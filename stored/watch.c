@@ -381,6 +381,11 @@ static struct watch_cohort *cohort_for(struct watch_hub *hub, struct watch_group
     return c;
 }
 
+void watch_hub_refuse(struct watch_hub *hub, uint32_t id, int outcome)
+{
+    send_created(hub, id, &(struct proto_watch_created){.outcome = (uint16_t)outcome});
+}
+
 void watch_hub_create(struct watch_hub *hub, uint32_t id, const struct proto_watch_create *m)
 {
     struct proto_watch_created created = {.outcome = (uint16_t)check_create(hub, id, m)};
@@ -389,7 +394,7 @@ void watch_hub_create(struct watch_hub *hub, uint32_t id, const struct proto_wat
     struct kv_state state;
 
     if (created.outcome != OUT_OK) {
-        send_created(hub, id, &created);
+        watch_hub_refuse(hub, id, created.outcome);
         return;
     }
     kv_get_state(watch_log_kv(hub->args.log), &state);

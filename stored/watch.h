@@ -50,6 +50,7 @@ void watch_hub_free(struct watch_hub *hub); /* NULL is fine */
 
 /* The messages of gatewayd. */
 void watch_hub_create(struct watch_hub *hub, uint32_t id, const struct proto_watch_create *m);
+void watch_hub_refuse(struct watch_hub *hub, uint32_t id, int outcome); /* instead of create */
 void watch_hub_cancel(struct watch_hub *hub, uint32_t id);
 void watch_hub_close(struct watch_hub *hub, uint32_t stream);
 void watch_hub_ack(struct watch_hub *hub, uint32_t stream, uint64_t units, uint64_t now_ms);
