@@ -316,6 +316,7 @@ int raftd_core_start(struct raftd *r)
         .heartbeat_ticks = 1,
         .no_pre_vote = !r->conf->pre_vote,
         .committed_bytes_max = 2 << 20,
+        .window_bytes = RAFTD_WINDOW_BYTES,
         .storage = raftd_storage_ops,
     };
     struct wal_thread_args args = {

@@ -51,6 +51,7 @@ enum {
     RAFTD_READIES_MAX = 64,       /* readies whose write is under way */
     RAFTD_APPLY_GAP_MAX = 5000,   /* committed and not executed: then proposals are refused */
     RAFTD_QUEUED_MAX = 5000,      /* proposals that wait for a leader */
+    RAFTD_WINDOW_BYTES = 4 << 20, /* of entries, in memory for followers that are a little behind */
     RAFTD_QUEUED_BYTES_MAX = 32 << 20,
     RAFTD_PENDING_MAX = 200000,   /* proposals handed over whose fate is open */
     RAFTD_FRAME_BYTES = 256 << 10,/* of a COMMITTED frame, unless one entry is larger */
