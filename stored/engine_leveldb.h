@@ -28,7 +28,7 @@ struct kv_engine;
 struct loop;
 
 enum {
-    ENGINE_WRITE_BUFFER_BYTES = 4 << 20, /* LevelDB keeps two of them; larger is not faster here */
+    ENGINE_WRITE_BUFFER_BYTES = 2 << 20, /* LevelDB keeps two of them; 4 MiB is not faster here */
     ENGINE_BLOCK_CACHE_BYTES = 1 << 20,  /* values are cached above */
     ENGINE_OPEN_FILES_MAX = 40,          /* tables are mapped: what is open counts as memory */
     ENGINE_MERGE_BYTES_MAX = 512 << 10,  /* of queued batches into one LevelDB write */
