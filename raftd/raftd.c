@@ -80,6 +80,8 @@ static int raftd_start(void *state, struct daemon *d)
                               .cluster_id = r->cluster_id,
                               .member_id = r->member_id,
                               .generation = r->generation,
+                              .tls = &r->conf->tls,
+                              .run_dir = daemon_common(d)->run_dir,
                               .ops = &raftd_peers_ops,
                               .user = r};
     int e;

@@ -101,6 +101,9 @@ struct peers {
     struct loop_timer *check;
     const struct peers_ops *ops;
     void *user;
+    const struct peer_tls_conf *tls_conf;
+    const char *run_dir;
+    struct peer_tls *tls; /* NULL: no https:// URL so far */
     struct peer_header self; /* from, cluster, generation */
     char *self_urls;
     struct peer *list[PEERS_MAX];
@@ -332,9 +335,48 @@ static struct lane *find_lane(const struct peers *p, uint64_t lane_id, struct pe
 }
 
 /* Any earlier dialer of the lane is given up. */
+/* The relay is there from the first https:// URL on. */
+static int need_tls(struct peers *p, char **ret_error)
+{
+    if (p->tls != NULL)
+        return 0;
+    if (p->tls_conf == NULL) {
+        *ret_error = xstrdup("no TLS");
+        return -EPROTONOSUPPORT;
+    }
+    return peer_tls_start(p->tls_conf, p->run_dir, &p->tls, ret_error);
+}
+
+/* What nng dials for a member's URL. NULL: not to be had. */
+static char *dial_url(struct peers *p, const char *text)
+{
+    CLEANUP(freep) char *error = NULL;
+
+    if (!peer_tls_is_secure(text))
+        return peer_nng_url(text);
+    if (need_tls(p, &error) < 0) {
+        log_error("cannot dial %s: %s", text, error);
+        return NULL;
+    }
+    return peer_tls_dial(p->tls, text);
+}
+
+/* Where nng listens for one of our URLs. NULL: *ret_error says why. */
+static char *listen_url(struct peers *p, const char *text, char **ret_error)
+{
+    char *url;
+
+    if (peer_tls_is_secure(text))
+        return need_tls(p, ret_error) == 0 ? peer_tls_listen(p->tls, text, ret_error) : NULL;
+    url = peer_nng_url(text);
+    if (url == NULL)
+        *ret_error = xasprintf("cannot listen on %s: scheme not supported for peers", text);
+    return url;
+}
+
 static int lane_dial(struct lane *lane, const char *text)
 {
-    CLEANUP(freep) char *url = peer_nng_url(text);
+    CLEANUP(freep) char *url = dial_url(lane->peers, text);
     int rv;
 
     if (lane->dialer.id != 0)
@@ -885,12 +927,9 @@ static int listen_all(struct peers *p, const struct url_list *urls, char **ret_e
     for (size_t i = 0; i < urls->count; i++) {
         struct listener *l = &p->listeners[p->listener_count];
 
-        *l = (struct listener){.url = peer_nng_url(urls->items[i])};
-        if (l->url == NULL) {
-            *ret_error =
-                xasprintf("cannot listen on %s: scheme not supported for peers", urls->items[i]);
+        *l = (struct listener){.url = listen_url(p, urls->items[i], ret_error)};
+        if (l->url == NULL)
             return -EPROTONOSUPPORT;
-        }
         p->listener_count++;
         rv = listener_open(p, l);
         if (rv != 0) {
@@ -898,6 +937,8 @@ static int listen_all(struct peers *p, const struct url_list *urls, char **ret_e
             return nng_errno(rv);
         }
     }
+    if (p->tls != NULL)
+        peer_tls_accept(p->tls);
     nng_recv_aio(p->pull, p->pull_aio);
     return 0;
 }
@@ -910,6 +951,8 @@ int peers_start(const struct peers_args *args, struct peers **ret, char **ret_er
     p->loop = args->loop;
     p->ops = args->ops;
     p->user = args->user;
+    p->tls_conf = args->tls;
+    p->run_dir = args->run_dir;
     p->self = (struct peer_header){
         .cluster_id = args->cluster_id, .from = args->member_id, .generation = args->generation};
     p->self_urls = xstrdup(args->self_urls);
@@ -932,6 +975,8 @@ int peers_start(const struct peers_args *args, struct peers **ret, char **ret_er
 
 void peers_stop(struct peers *p)
 {
+    bool ended;
+
     if (p == NULL)
         return;
     pthread_mutex_lock(&p->lock);
@@ -948,7 +993,10 @@ void peers_stop(struct peers *p)
             .peers = p, .run = run_close_socket, .sock = p->pull, .aio = p->pull_aio});
     for (size_t i = 0; i < p->count; i++)
         peer_close(p->list[i]);
-    if (!wait_for_apart(p))
+    ended = wait_for_apart(p);
+    peer_tls_stop(p->tls);
+    p->tls = NULL;
+    if (!ended)
         return; /* they still use it */
     for (size_t i = 0; i < p->listener_count; i++)
         free(p->listeners[i].url);

@@ -19,6 +19,7 @@
 #include "lib/util/buf.h"
 #include "lib/util/url.h"
 #include "raftd/peer/peer_msg.h"
+#include "raftd/peer/peer_tls.h"
 
 struct loop;
 struct peers;
@@ -43,6 +44,8 @@ struct peers_args {
     const char *self_urls; /* advertised, told in HELLO; copied */
     uint64_t cluster_id, member_id; /* 0: not known yet; peers_set_identity */
     uint64_t generation;
+    const struct peer_tls_conf *tls; /* for https:// URLs; borrowed. NULL: those are refused */
+    const char *run_dir;             /* with tls; borrowed */
     const struct peers_ops *ops; /* borrowed */
     void *user;
 };
