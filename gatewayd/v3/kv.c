@@ -4,6 +4,7 @@
  */
 #include "gatewayd/gatewayd.h"
 #include "gatewayd/grpc.h"
+#include "gatewayd/v3/range_stream.h"
 #include "lib/proto/kv_check.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/arena.h"
@@ -79,7 +80,8 @@ static void compact(struct grpc_call *call)
 struct grpc_method grpc_kv_methods[] = {
     {.service = "etcdserverpb.KV", .name = "Range", .type = GRPC_UNARY, .learner = true,
      .handler = range},
-    {.service = "etcdserverpb.KV", .name = "RangeStream", .type = GRPC_SERVER_STREAM},
+    {.service = "etcdserverpb.KV", .name = "RangeStream", .type = GRPC_SERVER_STREAM,
+     .learner = true, .handler = range_stream, .on_drained = range_stream_on_drained},
     {.service = "etcdserverpb.KV", .name = "Put", .type = GRPC_UNARY, .handler = put},
     {.service = "etcdserverpb.KV", .name = "DeleteRange", .type = GRPC_UNARY,
      .handler = delete_range},

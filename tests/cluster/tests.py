@@ -447,3 +447,58 @@ def compat_etcdctl(target):
 @test("compat-grpc", 15)
 def compat_grpc(target):
     return side_by_side("compare_grpc.py")
+
+
+@test("compat-json", 6)
+def compat_json(target):
+    return side_by_side("compare_json.py")
+
+
+# ---- what etcd 3.4 does not have ----
+
+def range_stream(channel, request):
+    """All messages of a KV.RangeStream call, as RangeResponses."""
+    call = channel.unary_stream("/etcdserverpb.KV/RangeStream",
+                                request_serializer=pb.RangeRequest.SerializeToString,
+                                response_deserializer=lambda raw: raw)
+    # RangeStreamResponse has one field, 1: a RangeResponse; as a message with a header it parses too
+    return [pb.RangeResponse.FromString(pb.PutResponse.FromString(raw).header.SerializeToString())
+            for raw in call(request, timeout=10)]
+
+
+@test("range-stream", 6)
+def range_in_chunks(target):
+    with Cluster(target, 1).start() as cluster, cluster.members[0].client() as c:
+        for i in range(1000):
+            c.put(f"key{i:04}", "x" * 5000)
+        everything = {"key": b"key", "range_end": b"kez"}
+        plain = c.kv.Range(pb.RangeRequest(**everything), timeout=10)
+        chunks = range_stream(c.channel, pb.RangeRequest(**everything))
+        if [kv for m in chunks for kv in m.kvs] != list(plain.kvs):
+            raise Failure("the chunks do not make the range")
+        if len(chunks) < 4 or max(m.ByteSize() for m in chunks) > 4 << 20:
+            raise Failure(f"{len(chunks)} chunks, of {[m.ByteSize() for m in chunks]} bytes")
+        if any(m.HasField("header") or m.count or m.more for m in chunks[:-1]):
+            raise Failure("header, count or more before the last chunk")
+        last = chunks[-1]
+        if (last.header.revision, last.count, last.more) != (plain.header.revision, 1000, False):
+            raise Failure(f"the last chunk says {last.header}, {last.count}, {last.more}")
+        for kw, keys, more, count in (
+                ({"limit": 25}, 25, True, 1000), ({"limit": 1000}, 1000, False, 1000),
+                ({"count_only": True}, 0, False, 1000), ({"revision": 2}, 1, False, 1),
+                ({"keys_only": True, "sort_order": "ASCEND"}, 1000, False, 1000)):
+            got = range_stream(c.channel, pb.RangeRequest(**everything, **kw))
+            if (sum(len(m.kvs) for m in got), got[-1].more, got[-1].count) != (keys, more, count):
+                raise Failure(f"{kw}: {sum(len(m.kvs) for m in got)} keys, {got[-1].count}")
+        for kw, text in (({"sort_order": "DESCEND"}, "custom sort orders"),
+                         ({"sort_order": "ASCEND", "sort_target": "MOD"}, "custom sort orders"),
+                         ({"min_mod_revision": 3}, "revision filters"),
+                         ({"revision": 99999}, "future revision")):
+            try:
+                range_stream(c.channel, pb.RangeRequest(**everything, **kw))
+                raise Failure(f"{kw} was not refused")
+            except grpc.RpcError as e:
+                if text not in e.details():
+                    raise Failure(f"{kw}: {e.details()}") from e
+        cluster.stop()
+        return f"{len(chunks)} chunks"
