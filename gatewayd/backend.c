@@ -40,6 +40,8 @@ struct backend {
     size_t inflight_bytes;
     bool unsent;       /* some call may be waiting for a link */
     struct proto_raft_status status;
+    struct proto_auth_state auth;
+    bool auth_known; /* since the link to stored is up */
     struct proto_space space;
 };
 
@@ -341,6 +343,20 @@ static void on_space(struct backend *b, const struct ipc_frame *frame)
         b->args.on_change(b->args.user);
 }
 
+static void on_auth_changed(struct backend *b, const struct ipc_frame *frame)
+{
+    if (proto_auth_state_decode(frame->body, &b->auth) != 0)
+        return;
+    b->auth_known = true;
+    if (b->args.on_auth_changed != NULL)
+        b->args.on_auth_changed(b->args.user);
+}
+
+bool backend_auth_is_off(const struct backend *b)
+{
+    return b->auth_known && !b->auth.enabled;
+}
+
 static void on_frame(void *user, const struct ipc_frame *frame)
 {
     struct backend *b = user;
@@ -360,6 +376,9 @@ static void on_frame(void *user, const struct ipc_frame *frame)
         break;
     case PROTO_SPACE:
         on_space(b, frame);
+        break;
+    case PROTO_AUTH_CHANGED:
+        on_auth_changed(b, frame);
         break;
     default:
         log_warn("unexpected frame of type %u", frame->type);
@@ -457,6 +476,8 @@ static void on_raftd_down(void *user)
 static void on_stored_down(void *user)
 {
     struct backend *b = user;
+
+    b->auth_known = false;
 
     fail_sent(b, BACKEND_PROPOSE);
     fail_sent(b, BACKEND_READ);

@@ -63,6 +63,7 @@ struct backend_args {
     uint64_t request_timeout_ms; /* until an answer begins; 0: etcd's, by raftd's election timeout */
     size_t inflight_bytes_max; /* bodies under way; beyond it OUT_TOO_MANY_REQUESTS */
     void (*on_change)(void *user); /* links or raft status changed; may be NULL */
+    void (*on_auth_changed)(void *user); /* identities handed out are not good any more; may be NULL */
     void *user;
 };
 
@@ -86,6 +87,9 @@ void backend_consumed(struct backend *b, struct backend_call *call);
 bool backend_call_active(const struct backend_call *call);
 bool backend_ready(const struct backend *b); /* both links are up and the member id is known */
 size_t backend_call_count(const struct backend *b);
+
+/* stored said so, over the link that is up. */
+bool backend_auth_is_off(const struct backend *b);
 
 /* The newest status raftd told; zeros before the first. */
 const struct proto_raft_status *backend_status(const struct backend *b);

@@ -276,6 +276,23 @@ static void mark_sent(struct raftd *r, struct record *rec)
     list_push_back(&r->proposals->sent, &rec->age);
 }
 
+/* What only a member's own raftd and stored may say. A gatewayd that was taken over must not set the
+ * key that identities are signed by, nor end other clients' leases. */
+static bool is_internal(enum proto_kind kind)
+{
+    switch (kind) {
+    case PROTO_KIND_MEMBER_ATTR:
+    case PROTO_KIND_CLUSTER_VERSION:
+    case PROTO_KIND_LEASE_KEEPER:
+    case PROTO_KIND_LEASE_CLOCK:
+    case PROTO_KIND_LEASE_EXPIRE:
+    case PROTO_KIND_AUTH_KEY:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Before anything is done for it. 0, or why not. */
 static int admit(struct raftd *r, const struct raftd_gateway *g, uint64_t request_id,
                  struct bytes payload, struct proto_payload *ret)
@@ -283,7 +300,8 @@ static int admit(struct raftd *r, const struct raftd_gateway *g, uint64_t reques
     struct raftd_proposals *p = r->proposals;
 
     if (proto_payload_decode(payload, ret) != 0 || ret->origin_member != r->member_id ||
-        ret->origin_generation != g->generation || ret->request_id != request_id)
+        ret->origin_generation != g->generation || g->generation == 0 ||
+        ret->request_id != request_id || is_internal(ret->kind))
         return OUT_MALFORMED;
     if (ret->body.len > r->conf->max_request_bytes + RAFTD_REQUEST_OVERHEAD)
         return OUT_REQUEST_TOO_LARGE;

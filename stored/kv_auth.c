@@ -297,6 +297,11 @@ int kv_auth_make_stamp(struct kv *kv, const struct auth_identity *who, struct bu
     return OUT_OK;
 }
 
+void kv_auth_put_header(const struct kv *kv, const struct kv_header *header, struct buf *message)
+{
+    kv_put_header(message, header, kv->revision);
+}
+
 bool kv_auth_needs_key(const struct kv *kv)
 {
     return !kv->auth.has_key && kv->auth.user_count > 0;

@@ -32,6 +32,9 @@ int kv_auth_admit_read(struct kv *kv, enum proto_read_kind kind, struct bytes st
 int kv_auth_read(struct kv *kv, enum proto_read_kind kind, struct bytes stamp, struct bytes body,
                  const struct kv_header *header, struct buf *message);
 
+/* The header of an answer that is put together elsewhere. */
+void kv_auth_put_header(const struct kv *kv, const struct kv_header *header, struct buf *message);
+
 /* Vouches: appends a stamp for the user. OUT_TIMEOUT_WAIT_APPLIED: there is no key yet. */
 int kv_auth_make_stamp(struct kv *kv, const struct auth_identity *who, struct buf *stamp);
 /* There are users and no key to sign with: the leader's stored proposes one. */

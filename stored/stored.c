@@ -21,6 +21,7 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "stored/store_members.h"
+#include "stored/stored_auth.h"
 
 enum {
     LOCK_RETRY_MS = 20,
@@ -136,6 +137,7 @@ int stored_state_open(struct stored *s)
                  strerror(-r));
     r = kv_open(&(struct kv_args){.engine = engine_leveldb_kv(s->engine),
                                   .cache_bytes = s->conf->value_cache_bytes,
+                                  .auth_token_ttl_ms = stored_auth_token_ttl_ms(s),
                                   .checkpoint = checkpoint},
                 &s->kv, &error, &warning);
     stored_checkpoint_unmap(checkpoint);
@@ -205,6 +207,8 @@ void stored_check_ready(struct stored *s)
 void stored_after_apply(struct stored *s)
 {
     stored_watch_applied(s);
+    stored_auth_tell(s);
+    stored_auth_role(s);
     stored_apply_report_soon(s);
     stored_members_changed(s);
     stored_compact_kick(s);
@@ -266,6 +270,9 @@ int stored_open(struct stored *s, const struct stored_args *args)
         list_init(&s->gateways[i].blocked);
     }
 
+    r = stored_auth_init(s);
+    if (r < 0)
+        return r;
     r = stored_dir_open(&s->dir, s->conf->data_dir);
     if (r < 0) {
         log_error("cannot open %s/member: %s", s->conf->data_dir, strerror(-r));
@@ -339,6 +346,7 @@ void stored_close(struct stored *s)
     stored_state_close(s);
     stored_watch_fini(s);
     stored_compact_fini(s);
+    stored_auth_fini(s);
     loop_timer_free(s->report_timer);
     loop_hook_free(s->work_hook);
     buf_fini(&s->committed);

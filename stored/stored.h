@@ -51,6 +51,9 @@ struct stored_conf {
     bool unsafe_no_fsync;
     uint64_t checkpoint_interval_ns;
     uint64_t checkpoint_entries;
+    char *auth_token; /* "simple" or "jwt,..." */
+    uint64_t auth_token_ttl_s;
+    uint64_t bcrypt_cost;
 };
 extern const struct conf_field stored_conf_fields[];
 
@@ -87,6 +90,7 @@ struct stored_barrier {
     struct list reads; /* struct stored_read.node */
 };
 
+struct stored_auth;
 struct stored_checkpoint;
 /* A snapshot transfer in either direction; one of each at a time. */
 struct stored_snap_out;
@@ -140,6 +144,7 @@ struct stored {
     /* watches (stored_watch.c) */
     struct watch_log *watch_log;
     struct loop_timer *watch_timer;
+    struct stored_auth *auth; /* stored_auth.h */
 
     /* background */
     struct loop_timer *compact_timer;

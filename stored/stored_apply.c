@@ -20,6 +20,7 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/wire.h"
+#include "stored/stored_auth.h"
 
 enum {
     CLOCK_CHECK_ENTRIES = 64,       /* executed between two looks at the clock */
@@ -111,6 +112,8 @@ static int apply_one(struct stored *s, const struct proto_entry *entry)
 
     buf_clear(&s->scratch);
     r = kv_apply(s->kv, entry, gw != NULL ? &answer : NULL);
+    if (r >= 0)
+        stored_auth_tell(s); /* before the answer: who hears it may count on it */
     if (r < 0 || gw == NULL)
         return r < 0 ? r : 0;
     if (r == OUT_OK && answer.wait_compact_revision > kv_compact_finished_revision(s->kv))
@@ -168,6 +171,7 @@ void stored_apply_work(struct stored *s)
     deadline = loop_clock_ns() + STORED_APPLY_SLICE_NS;
     r = wire_reader(
         bytes_of(s->committed.data + s->committed_pos, s->committed.len - s->committed_pos));
+    stored_auth_before_apply(s);
     kv_begin_turn(s->kv);
     while (r.pos < r.end) {
         struct proto_entry entry;

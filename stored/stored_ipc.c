@@ -16,6 +16,7 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "stored/store_members.h"
+#include "stored/stored_auth.h"
 
 enum { LINK_DRAIN_MS = 200 };
 
@@ -156,6 +157,7 @@ static int on_role(struct stored *s, const struct ipc_frame *f)
     s->have_role = true;
     /* in force for every read looked at from here on; those answered before came before */
     ipc_link_send(s->raftd, PROTO_ROLE_ACK, f->id, BYTES_EMPTY);
+    stored_auth_role(s);
     stored_check_ready(s);
     loop_hook_arm(s->work_hook);
     return 0;
@@ -248,6 +250,7 @@ static void gateway_on_up(void *user)
     struct stored_gateway *gw = user;
 
     gw->generation = gw->hello_generation;
+    stored_auth_gateway_up(gw);
 }
 
 static void gateway_on_down(void *user)

@@ -32,7 +32,9 @@
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 #include "stored/kv.h"
+#include "stored/kv_auth.h"
 #include "stored/store_alarms.h"
+#include "stored/stored_auth.h"
 
 enum {
     BARRIER_RETRY_MS = 100, /* while there is no leader */
@@ -51,8 +53,8 @@ struct stored_read {
     uint64_t sent_bytes, acked_bytes;
     /* waiting */
     enum proto_read_kind kind;
-    size_t body_len;
-    uint8_t body[];
+    size_t stamp_len, body_len;
+    uint8_t bytes[]; /* stamp, body */
 };
 
 static uint64_t applied_index(const struct stored *s)
@@ -158,10 +160,10 @@ static void start_parts(struct stored_gateway *gw, uint64_t id, struct kv_range 
 }
 
 /* 0 or an outcome: s->scratch is the answer. -EINPROGRESS: it follows in parts. */
-static int execute(struct stored_gateway *gw, uint64_t id, enum proto_read_kind kind,
-                   struct bytes body)
+static int execute(struct stored_gateway *gw, uint64_t id, const struct proto_read *m)
 {
     struct stored *s = gw->s;
+    struct bytes body = m->body;
     struct kv_header header = stored_header(s);
     struct buf *out = &s->scratch;
     struct kv_range_request range_request;
@@ -171,7 +173,10 @@ static int execute(struct stored_gateway *gw, uint64_t id, enum proto_read_kind 
     int r;
 
     buf_clear(out);
-    switch (kind) {
+    r = kv_auth_admit_read(s->kv, m->kind, m->identity, body);
+    if (r != OUT_OK)
+        return r;
+    switch (m->kind) {
     case PROTO_READ_RANGE:
         r = kv_decode_range(body, &range_request);
         if (r == OUT_OK)
@@ -206,22 +211,41 @@ static int execute(struct stored_gateway *gw, uint64_t id, enum proto_read_kind 
     case PROTO_READ_STATUS:
         put_status(s, out);
         return 0;
+    case PROTO_READ_AUTH_IDENTITY:
+    case PROTO_READ_AUTH_LOGIN:
+    case PROTO_READ_AUTH_HASH:
+        return stored_auth_read(gw, id, m->kind, body);
+    case PROTO_READ_AUTH_NEED:
+        return 0; /* admitted */
+    case PROTO_READ_AUTH_STATUS:
+    case PROTO_READ_USER_GET:
+    case PROTO_READ_USER_LIST:
+    case PROTO_READ_ROLE_GET:
+    case PROTO_READ_ROLE_LIST:
+        return kv_auth_read(s->kv, m->kind, m->identity, body, &header, out);
     default:
         break;
     }
     return OUT_UNIMPLEMENTED;
 }
 
-static void serve(struct stored_gateway *gw, uint64_t id, enum proto_read_kind kind,
-                  struct bytes body)
+/* A password is not left in memory that is used for something else next. */
+static void forget_secret(const struct proto_read *m)
+{
+    if (m->kind == PROTO_READ_AUTH_LOGIN || m->kind == PROTO_READ_AUTH_HASH)
+        explicit_bzero((void *)(uintptr_t)m->body.data, m->body.len);
+}
+
+static void serve(struct stored_gateway *gw, uint64_t id, const struct proto_read *m)
 {
     struct stored *s = gw->s;
-    int r = execute(gw, id, kind, body);
+    int r = execute(gw, id, m);
 
+    forget_secret(m);
     if (r == -EINPROGRESS)
         return;
     if (r < 0) {
-        log_error("read of kind %d: %s", (int)kind, strerror(-r));
+        log_error("read of kind %d: %s", (int)m->kind, strerror(-r));
         stored_send_result(gw, id, OUT_INTERNAL, BYTES_EMPTY);
         stored_fatal(s, "the engine cannot be read");
         return;
@@ -242,7 +266,7 @@ static void read_free(struct stored_read *read)
     list_remove(&read->node);
     if (hmap_get(&gw->reads, read->id) == read)
         hmap_remove(&gw->reads, read->id);
-    gw->waiting_bytes -= read->body_len;
+    gw->waiting_bytes -= read->stamp_len + read->body_len;
     kv_range_free(read->range);
     kv_hash_free(read->hash);
     buf_fini(&read->hash_message);
@@ -255,7 +279,10 @@ static void serve_waiting(struct stored_read *read)
 
     list_remove(&read->node);
     hmap_remove(&gw->reads, read->id); /* an answer in parts takes the id over */
-    serve(gw, read->id, read->kind, bytes_of(read->body, read->body_len));
+    serve(gw, read->id,
+          &(struct proto_read){.kind = read->kind,
+                               .identity = bytes_of(read->bytes, read->stamp_len),
+                               .body = bytes_of(read->bytes + read->stamp_len, read->body_len)});
     read_free(read);
 }
 
@@ -322,25 +349,30 @@ void stored_read(struct stored_gateway *gw, uint64_t id, struct bytes body)
         stored_send_result(gw, id, OUT_MALFORMED, BYTES_EMPTY);
         return;
     }
+    m.linearizable = m.linearizable || stored_auth_needs_barrier(s, &m);
     served_now = !m.linearizable || needs_no_barrier(s);
     if (served_now && can_serve(gw) && list_empty(&gw->blocked)) {
-        serve(gw, id, m.kind, m.body);
+        serve(gw, id, &m);
         return;
     }
     if (gw->reads.count >= STORED_WAITING_READS_MAX ||
-        gw->waiting_bytes + m.body.len > STORED_WAITING_BYTES_MAX) {
+        gw->waiting_bytes + m.identity.len + m.body.len > STORED_WAITING_BYTES_MAX) {
         stored_send_result(gw, id, OUT_TOO_MANY_REQUESTS, BYTES_EMPTY);
         return;
     }
-    read = xmalloc(sizeof(*read) + m.body.len);
+    read = xmalloc(sizeof(*read) + m.identity.len + m.body.len);
     memset(read, 0, sizeof(*read));
     read->gw = gw;
     read->id = id;
     read->kind = m.kind;
+    read->stamp_len = m.identity.len;
     read->body_len = m.body.len;
+    if (m.identity.len > 0)
+        memcpy(read->bytes, m.identity.data, m.identity.len);
     if (m.body.len > 0)
-        memcpy(read->body, m.body.data, m.body.len);
-    gw->waiting_bytes += m.body.len;
+        memcpy(read->bytes + m.identity.len, m.body.data, m.body.len);
+    forget_secret(&m);
+    gw->waiting_bytes += m.identity.len + m.body.len;
     hmap_put(&gw->reads, id, read);
     if (served_now) {
         list_push_back(&gw->blocked, &read->node);
