@@ -154,7 +154,7 @@ static uint64_t request_timeout_ns(const struct backend *b)
 
 static void expires_in(struct backend *b, struct backend_call *call, uint64_t ns)
 {
-    call->expires_ns = loop_now_ns(b->args.loop) + ns;
+    call->expires_ns = call->patient ? UINT64_MAX : loop_now_ns(b->args.loop) + ns;
     if (call->deadline_ns != 0 && call->deadline_ns < call->expires_ns)
         call->expires_ns = call->deadline_ns;
 }

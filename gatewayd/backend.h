@@ -42,6 +42,7 @@ struct backend_call {
     struct bytes body;       /* borrowed until the call is over */
     struct bytes identity;   /* the caller's stamp (grpc_auth.h), borrowed likewise; empty: none */
     uint64_t deadline_ns;    /* loop clock; 0: the request timeout alone */
+    bool patient;            /* no request timeout: the deadline alone, or none */
     /* the backend's */
     struct list node;        /* in backend.calls while under way */
     enum backend_call_type type;

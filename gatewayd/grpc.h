@@ -12,6 +12,9 @@
  * likes and ends with grpc_stream_end, grpc_fail or grpc_fail_outcome. What ends every stream is
  * done here: the client's deadline, a lost leader when the client requires one ("hasleader"), and
  * the daemon's stop.
+ *
+ * A stream to the client (GRPC_SERVER_STREAM) begins like a unary call, with the message, and
+ * answers like a stream in both directions.
  */
 #ifndef CONCLAVE_GATEWAYD_GRPC_H
 #define CONCLAVE_GATEWAYD_GRPC_H

@@ -140,6 +140,7 @@ struct stored {
     uint64_t last_barrier_id;
     struct loop_timer *barrier_timer; /* active: no leader, ask again when it fires */
     struct list active;               /* answers in parts, round robin */
+    unsigned int export_count;        /* of them snapshots */
 
     /* watches (stored_watch.c) */
     struct watch_log *watch_log;

@@ -35,6 +35,7 @@
 #include "stored/kv_auth.h"
 #include "stored/store_alarms.h"
 #include "stored/stored_auth.h"
+#include "stored/stored_export.h"
 
 enum {
     BARRIER_RETRY_MS = 100, /* while there is no leader */
@@ -50,6 +51,7 @@ struct stored_read {
     struct kv_range *range;
     struct kv_hash *hash;
     struct buf hash_message;
+    struct stored_export *export;
     uint64_t sent_bytes, acked_bytes;
     /* waiting */
     enum proto_read_kind kind;
@@ -145,7 +147,7 @@ static int decode_hash_kv(struct bytes message, int64_t *ret_revision)
 }
 
 static void start_parts(struct stored_gateway *gw, uint64_t id, struct kv_range *range,
-                        struct kv_hash *hash)
+                        struct kv_hash *hash, struct stored_export *export)
 {
     struct stored_read *read = xcalloc(1, sizeof(*read));
 
@@ -153,6 +155,7 @@ static void start_parts(struct stored_gateway *gw, uint64_t id, struct kv_range 
     read->id = id;
     read->range = range;
     read->hash = hash;
+    read->export = export;
     assert(hmap_get(&gw->reads, id) == NULL);
     hmap_put(&gw->reads, id, read);
     list_push_back(&gw->s->active, &read->node);
@@ -169,6 +172,7 @@ static int execute(struct stored_gateway *gw, uint64_t id, const struct proto_re
     struct kv_range_request range_request;
     struct kv_range *range = NULL;
     struct kv_hash *hash = NULL;
+    struct stored_export *export;
     int64_t revision;
     int r;
 
@@ -190,7 +194,7 @@ static int execute(struct stored_gateway *gw, uint64_t id, const struct proto_re
         r = kv_range_new(s->kv, &range_request, &header, &range);
         if (r != 0)
             return r;
-        start_parts(gw, id, range, NULL);
+        start_parts(gw, id, range, NULL, NULL);
         return -EINPROGRESS;
     case PROTO_READ_TXN:
         return kv_txn_read(s->kv, body, &header, out);
@@ -206,7 +210,13 @@ static int execute(struct stored_gateway *gw, uint64_t id, const struct proto_re
             r = kv_hash_new(s->kv, revision, &header, &hash);
         if (r != 0)
             return r;
-        start_parts(gw, id, NULL, hash);
+        start_parts(gw, id, NULL, hash, NULL);
+        return -EINPROGRESS;
+    case PROTO_READ_SNAPSHOT:
+        export = stored_export_new(s);
+        if (export == NULL)
+            return OUT_TOO_MANY_REQUESTS;
+        start_parts(gw, id, NULL, NULL, export);
         return -EINPROGRESS;
     case PROTO_READ_STATUS:
         put_status(s, out);
@@ -269,6 +279,7 @@ static void read_free(struct stored_read *read)
     gw->waiting_bytes -= read->stamp_len + read->body_len;
     kv_range_free(read->range);
     kv_hash_free(read->hash);
+    stored_export_free(read->export);
     buf_fini(&read->hash_message);
     free(read);
 }
@@ -587,6 +598,33 @@ static void step_hash(struct stored *s, struct stored_read *read)
     end_active(read, OUT_OK);
 }
 
+/* Whether it got on. */
+static bool step_export(struct stored *s, struct stored_read *read)
+{
+    struct bytes part;
+    struct buf *out;
+    int r = stored_export_next(read->export, STORED_PART_BYTES, &part);
+
+    if (r == 0)
+        return false;
+    if (r < 0) {
+        log_error("snapshot: %s", strerror(-r));
+        end_active(read, OUT_INTERNAL);
+        stored_fatal(s, "the engine cannot be read");
+        return false;
+    }
+    out = ipc_link_begin(read->gw->link, PROTO_RESULT, read->id);
+    if (out == NULL)
+        return false; /* its gatewayd is gone: the read ends with the link */
+    proto_result_encode(out, &(struct proto_result){
+                                 .total_bytes = stored_export_total(read->export), .part = part});
+    ipc_link_end(read->gw->link);
+    read->sent_bytes += part.len;
+    if (read->sent_bytes == stored_export_total(read->export))
+        end_active(read, OUT_OK);
+    return true;
+}
+
 /* One part per answer in turn, until the slice is used up. */
 static void serve_active(struct stored *s)
 {
@@ -610,11 +648,15 @@ static void serve_active(struct stored *s)
             list_push_back(&round, &read->node);
             if (!part_allowed(read))
                 continue;
-            progress = true;
-            if (read->range != NULL)
-                step_range(s, read);
-            else
-                step_hash(s, read);
+            if (read->export != NULL) {
+                progress = step_export(s, read) || progress;
+            } else {
+                progress = true;
+                if (read->range != NULL)
+                    step_range(s, read);
+                else
+                    step_hash(s, read);
+            }
             if (++parts % SLICE_CHECK_PARTS == 0 && loop_clock_ns() >= deadline)
                 break;
         }

@@ -9,6 +9,7 @@
 #include "config.h"
 #include "gatewayd/gatewayd.h"
 #include "gatewayd/grpc.h"
+#include "gatewayd/v3/snapshot.h"
 #include "lib/proto/etcd/rpc.pb-c.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/xmalloc.h"
@@ -195,7 +196,8 @@ struct grpc_method grpc_maintenance_methods[] = {
     {.service = "etcdserverpb.Maintenance", .name = "Hash", .type = GRPC_UNARY},
     {.service = "etcdserverpb.Maintenance", .name = "HashKV", .type = GRPC_UNARY,
      .handler = hash_kv},
-    {.service = "etcdserverpb.Maintenance", .name = "Snapshot", .type = GRPC_SERVER_STREAM},
+    {.service = "etcdserverpb.Maintenance", .name = "Snapshot", .type = GRPC_SERVER_STREAM,
+     .learner = true, .handler = grpc_snapshot},
     {.service = "etcdserverpb.Maintenance", .name = "MoveLeader", .type = GRPC_UNARY},
     {.service = "etcdserverpb.Maintenance", .name = "Downgrade", .type = GRPC_UNARY},
     {.name = NULL},

@@ -249,6 +249,12 @@ void bbolt_writer_free(struct bbolt_writer *w)
     free(w);
 }
 
+void bbolt_writer_redirect(struct bbolt_writer *w, struct buf *out)
+{
+    assert(w->out != NULL);
+    w->out = out;
+}
+
 void bbolt_writer_begin(struct bbolt_writer *w, struct bytes name)
 {
     assert(!w->in_bucket);

@@ -34,6 +34,8 @@ uint64_t bbolt_layout_bytes(const struct bbolt_layout *layout);
  * (borrowed). */
 struct bbolt_writer *bbolt_writer_new(const struct bbolt_layout *layout, struct buf *out);
 void bbolt_writer_free(struct bbolt_writer *w); /* NULL is fine */
+/* Bytes go to another buffer from now on. */
+void bbolt_writer_redirect(struct bbolt_writer *w, struct buf *out);
 
 /* Names ascend, and keys within a bucket. A key has at most 32768 bytes and is not empty. A
  * measuring writer does not look at the value's bytes. */

@@ -297,6 +297,7 @@ enum proto_read_kind {
     PROTO_READ_ROLE_GET,
     PROTO_READ_ROLE_LIST, /* 38 */
     PROTO_READ_DEFRAGMENT = 50, /* empty -> empty, when what was compacted away is gone from disk */
+    PROTO_READ_SNAPSHOT = 60, /* empty -> etcd's database file and its SHA-256, of this member */
 
     PROTO_READ_MAX = 63,
 };
