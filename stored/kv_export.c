@@ -66,6 +66,8 @@ static struct bytes keep(struct kv_export *e, struct bytes v)
 
 static void add(struct kv_export *e, enum etcd_bucket bucket, struct bytes key, struct bytes value)
 {
+    if (key.len == 0 || key.len > BBOLT_WRITER_KEY_BYTES_MAX)
+        return; /* a name that etcd could not have stored either */
     if (e->item_count == e->item_cap) {
         e->item_cap = e->item_cap == 0 ? 64 : 2 * e->item_cap;
         e->items = xreallocarray(e->items, e->item_cap, sizeof(e->items[0]));
@@ -194,6 +196,64 @@ static void add_alarms(struct kv_export *e, const struct store_alarms *a)
     }
 }
 
+static void add_leases(struct kv_export *e, const struct lease_table *leases)
+{
+    CLEANUP(freep) struct lease **sorted = lease_table_sorted(leases);
+
+    for (size_t i = 0; i < lease_table_count(leases); i++) {
+        CLEANUP(buf_fini) struct buf message = BUF_INIT;
+        uint8_t key[8];
+
+        wire_store_be64(key, (uint64_t)sorted[i]->id);
+        pb_put_i64(&message, 1, sorted[i]->id);
+        pb_put_i64(&message, 2, sorted[i]->ttl);
+        add(e, ETCD_LEASE, bytes_of(key, sizeof(key)), buf_bytes(&message));
+    }
+}
+
+static void add_user(struct kv_export *e, const struct auth_user *user)
+{
+    CLEANUP(buf_fini) struct buf message = BUF_INIT;
+    CLEANUP(buf_fini) struct buf options = BUF_INIT;
+
+    pb_put_bytes(&message, 1, buf_bytes(&user->name));
+    pb_put_bytes(&message, 2, buf_bytes(&user->password));
+    for (size_t i = 0; i < user->role_count; i++)
+        pb_put_bytes(&message, 3, buf_bytes(&user->roles[i]));
+    pb_put_bool(&options, 1, user->no_password);
+    pb_put_message(&message, 4, buf_bytes(&options));
+    add(e, ETCD_AUTH_USERS, buf_bytes(&user->name), buf_bytes(&message));
+}
+
+static void add_role(struct kv_export *e, const struct auth_role *role)
+{
+    CLEANUP(buf_fini) struct buf message = BUF_INIT;
+
+    pb_put_bytes(&message, 1, buf_bytes(&role->name));
+    for (size_t i = 0; i < role->permission_count; i++) {
+        const struct auth_permission *p = &role->permissions[i];
+        CLEANUP(buf_fini) struct buf permission = BUF_INIT;
+
+        pb_put_i64(&permission, 1, p->type);
+        pb_put_bytes(&permission, 2, buf_bytes(&p->key));
+        pb_put_bytes(&permission, 3, buf_bytes(&p->range_end));
+        pb_put_message(&message, 2, buf_bytes(&permission));
+    }
+    add(e, ETCD_AUTH_ROLES, buf_bytes(&role->name), buf_bytes(&message));
+}
+
+static void add_auth(struct kv_export *e, const struct auth_store *auth)
+{
+    uint8_t enabled = auth->enabled;
+
+    add(e, ETCD_AUTH, BYTES_LIT("authEnabled"), bytes_of(&enabled, 1));
+    add_number(e, ETCD_AUTH, "authRevision", auth->revision);
+    for (size_t i = 0; i < auth->user_count; i++)
+        add_user(e, &auth->users[i]);
+    for (size_t i = 0; i < auth->role_count; i++)
+        add_role(e, &auth->roles[i]);
+}
+
 static void add_meta(struct kv_export *e, const struct kv *kv)
 {
     int64_t finished = kv_compact_finished_revision(kv);
@@ -234,6 +294,8 @@ struct kv_export *kv_export_new(struct kv *kv)
     add_alarms(e, &kv->alarms);
     for (size_t i = 0; i < kv->members.count; i++)
         add_member(e, &kv->members.list[i]);
+    add_leases(e, &kv->leases);
+    add_auth(e, &kv->auth);
     add_meta(e, kv);
     qsort(e->items, e->item_count, sizeof(e->items[0]), item_cmp);
     return e;
@@ -275,28 +337,27 @@ static void walk_begin(struct kv_export *e, struct bbolt_writer *writer)
     e->next_item = 0;
 }
 
-/* Gives the version at the iterator. False: there are no more. */
+/* Gives what is at the iterator, if it is a version. False: there are no more. */
 static bool give_version(struct kv_export *e)
 {
     uint8_t out[ETCD_TOMBSTONE_BYTES];
-    struct bytes key, value;
+    struct bytes value;
     int64_t main;
+    uint32_t sub;
     bool is_delete;
 
     if (!e->ops->iter_valid(e->it))
         return false;
-    key = e->ops->iter_key(e->it);
-    if (key.len != KV_RECORD_KEY_BYTES || key.data[0] != 'r')
-        return false;
-    main = (int64_t)wire_load_be64(key.data + 1);
-    if (main > e->revision)
-        return false;
-    value = e->ops->iter_value(e->it);
-    is_delete = value.len > 0 && value.data[0] == 0;
-    etcd_revision_key(out, main, wire_load_be32(key.data + 9));
-    bbolt_writer_add(e->writer,
-                     bytes_of(out, is_delete ? ETCD_TOMBSTONE_BYTES : ETCD_REVISION_BYTES),
-                     bytes_of(value.data + is_delete, value.len - is_delete));
+    if (kv_record_key_parse(e->ops->iter_key(e->it), &main, &sub)) {
+        if (main > e->revision)
+            return false;
+        value = e->ops->iter_value(e->it);
+        is_delete = value.len > 0 && value.data[0] == 0;
+        etcd_revision_key(out, main, sub);
+        bbolt_writer_add(e->writer,
+                         bytes_of(out, is_delete ? ETCD_TOMBSTONE_BYTES : ETCD_REVISION_BYTES),
+                         bytes_of(value.data + is_delete, value.len - is_delete));
+    }
     e->ops->iter_next(e->it);
     return true;
 }
@@ -312,6 +373,14 @@ static bool give_item(struct kv_export *e)
     return true;
 }
 
+static void seek_versions(struct kv_export *e)
+{
+    uint8_t first[KV_RECORD_KEY_BYTES];
+
+    kv_record_key(first, 1, 0);
+    e->ops->iter_seek(e->it, bytes_of(first, sizeof(first)));
+}
+
 /* One item, or the beginning or end of a bucket. 1: go on; 0: that was all; negative errno. */
 static int walk_on(struct kv_export *e)
 {
@@ -320,7 +389,7 @@ static int walk_on(struct kv_export *e)
     if (!e->in_bucket) {
         bbolt_writer_begin(e->writer, bytes_str(etcd_bucket_names[e->bucket]));
         if (e->bucket == ETCD_KEY)
-            e->ops->iter_seek(e->it, BYTES_LIT("r"));
+            seek_versions(e);
         e->in_bucket = true;
         return 1;
     }

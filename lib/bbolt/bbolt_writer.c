@@ -166,7 +166,7 @@ static void add_item(struct bbolt_writer *w, struct tree *t, uint32_t flags, str
 {
     struct level *level = &t->levels[0];
 
-    assert(key.len > 0 && key.len <= BBOLT_KEY_BYTES_MAX);
+    assert(key.len > 0 && key.len <= BBOLT_WRITER_KEY_BYTES_MAX);
     assert(value.len <= BBOLT_VALUE_BYTES_MAX);
     assert(t->last_key.len == 0 || bytes_cmp(buf_bytes(&t->last_key), key) < 0);
     buf_clear(&t->last_key);

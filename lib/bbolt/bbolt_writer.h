@@ -25,6 +25,8 @@
 
 struct bbolt_writer;
 
+enum { BBOLT_WRITER_KEY_BYTES_MAX = 32768 };
+
 struct bbolt_layout {
     uint64_t page_count, root_page;
 };
@@ -37,7 +39,7 @@ void bbolt_writer_free(struct bbolt_writer *w); /* NULL is fine */
 /* Bytes go to another buffer from now on. */
 void bbolt_writer_redirect(struct bbolt_writer *w, struct buf *out);
 
-/* Names ascend, and keys within a bucket. A key has at most 32768 bytes and is not empty. A
+/* Names ascend, and keys within a bucket. A key is not empty. A
  * measuring writer does not look at the value's bytes. */
 void bbolt_writer_begin(struct bbolt_writer *w, struct bytes name);
 void bbolt_writer_add(struct bbolt_writer *w, struct bytes key, struct bytes value);
