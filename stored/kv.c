@@ -273,7 +273,7 @@ int kv_write_put(struct kv *kv, struct kv_writer *w, const struct kv_put_request
     kv_record_encode(&record, p);
     batch_record(kv, w, bytes_of(p, size));
     if (was_live)
-        kv_cache_superseded(&kv->cache, old->mod_revision, old->mod_sub);
+        kv_cache_superseded(&kv->cache, old->mod_revision, old->mod_sub, old->size);
     kv_index_put(&kv->index, &(struct kv_put_args){
                                  .key = m->key,
                                  .main = w->main,
@@ -332,7 +332,7 @@ int kv_write_delete(struct kv *kv, struct kv_writer *w, const struct kv_delete_r
         kv_record_encode(&record, buf_reserve(&kv->scratch, kv_record_size(&record)));
         kv->scratch.len = kv_record_size(&record);
         batch_record(kv, w, buf_bytes(&kv->scratch));
-        kv_cache_superseded(&kv->cache, e->mod_revision, e->mod_sub);
+        kv_cache_superseded(&kv->cache, e->mod_revision, e->mod_sub, e->size);
         if (e->lease != 0)
             lease_table_detach(&kv->leases, e->lease, record.key);
         kv_index_delete(&kv->index, e, w->main, w->sub);

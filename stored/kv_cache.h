@@ -18,13 +18,16 @@
 #include <stdint.h>
 #include "lib/util/bytes.h"
 
-struct kv_cache_item;
 struct kv_cache_segment;
+struct kv_cache_slot;
 
 struct kv_cache {
-    struct kv_cache_item **slots; /* open addressing */
+    struct kv_cache_slot *slots; /* open addressing */
     size_t mask, count;
     struct kv_cache_segment *oldest, *newest;
+    struct kv_cache_segment **segments; /* by number */
+    uint32_t *free_numbers;
+    size_t segment_cap, free_count;
     size_t segment_bytes; /* of a usual segment */
     uint64_t budget_bytes, bytes;
     uint64_t written; /* sequences up to here need no pin */
@@ -44,7 +47,7 @@ bool kv_cache_get(struct kv_cache *c, int64_t main, uint32_t sub, struct bytes *
 void kv_cache_prefetch_slot(const struct kv_cache *c, int64_t main, uint32_t sub);
 void kv_cache_prefetch_record(const struct kv_cache *c, int64_t main, uint32_t sub, size_t len);
 void kv_cache_written(struct kv_cache *c, uint64_t sequence);
-/* A newer version of its key took its place: a segment that is mostly such records goes early. */
-void kv_cache_superseded(struct kv_cache *c, int64_t main, uint32_t sub);
+/* A newer version of its key took its place (len: of the record): a segment that is mostly such records goes early. */
+void kv_cache_superseded(struct kv_cache *c, int64_t main, uint32_t sub, size_t len);
 
 #endif

@@ -34,7 +34,7 @@ Test(kv_cache, a_hot_key_takes_little)
     for (int64_t revision = 2; revision <= 100000; revision++) {
         add(&c, revision);
         if (revision > 2)
-            kv_cache_superseded(&c, revision - 1, 0);
+            kv_cache_superseded(&c, revision - 1, 0, RECORD);
         if (revision % 100 == 0)
             kv_cache_written(&c, (uint64_t)revision);
         cr_assert(c.bytes <= BUDGET / 8);
@@ -53,7 +53,7 @@ Test(kv_cache, what_is_not_written_stays)
     for (int64_t revision = 1; revision <= 50000; revision++) {
         add(&c, revision);
         if (revision > 1)
-            kv_cache_superseded(&c, revision - 1, 0);
+            kv_cache_superseded(&c, revision - 1, 0, RECORD);
     }
     for (int64_t revision = 1; revision <= 50000; revision++)
         cr_assert(has(&c, revision), "%ld", (long)revision);
@@ -76,7 +76,7 @@ Test(kv_cache, current_records_survive_their_segments)
 
         add(&c, revision);
         if (newest[key] != 0)
-            kv_cache_superseded(&c, newest[key], 0);
+            kv_cache_superseded(&c, newest[key], 0, RECORD);
         newest[key] = revision;
         kv_cache_written(&c, (uint64_t)revision);
     }
@@ -86,15 +86,47 @@ Test(kv_cache, current_records_survive_their_segments)
     kv_cache_fini(&c);
 }
 
+/* Segments come and go: their numbers are used again, and every record is found or known to be gone. */
+Test(kv_cache, turnover)
+{
+    enum { SMALL = 1 << 20, COUNT = 200000 };
+    struct kv_cache c;
+    struct bytes record;
+    size_t found = 0;
+
+    kv_cache_init(&c, SMALL);
+    for (int64_t revision = 1; revision <= COUNT; revision++) {
+        size_t len = revision % 1000 == 0 ? SMALL / 4 : 20;
+        uint8_t *p = kv_cache_add(&c, revision, (uint32_t)revision % 3, len, (uint64_t)revision);
+
+        memset(p, (int)(revision & 0xff), len);
+        if (revision % 5 == 0)
+            kv_cache_get(&c, revision - 4, (uint32_t)(revision - 4) % 3, &record);
+        kv_cache_written(&c, (uint64_t)revision);
+    }
+    for (int64_t revision = 1; revision <= COUNT; revision++) {
+        if (!kv_cache_get(&c, revision, (uint32_t)revision % 3, &record))
+            continue;
+        found++;
+        cr_assert_eq(record.len, revision % 1000 == 0 ? SMALL / 4 : 20);
+        cr_assert_eq(record.data[0], revision & 0xff);
+        cr_assert_eq(record.data[record.len - 1], revision & 0xff);
+    }
+    cr_expect_eq(found, c.count);
+    cr_expect(found > 1000);
+    cr_expect(c.segment_cap < 1000);
+    kv_cache_fini(&c);
+}
+
 Test(kv_cache, superseding_the_unknown_is_nothing)
 {
     struct kv_cache c;
 
     kv_cache_init(&c, BUDGET);
-    kv_cache_superseded(&c, 7, 0);
+    kv_cache_superseded(&c, 7, 0, RECORD);
     add(&c, 8);
-    kv_cache_superseded(&c, 8, 0);
-    kv_cache_superseded(&c, 8, 0);
+    kv_cache_superseded(&c, 8, 0, RECORD);
+    kv_cache_superseded(&c, 8, 0, RECORD);
     cr_assert(has(&c, 8));
     kv_cache_fini(&c);
 }
