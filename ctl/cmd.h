@@ -43,4 +43,19 @@ extern const struct ctl_command cmd_lease;           /* cmd_lease.c */
 extern const struct ctl_command cmd_watch;           /* cmd_watch.c */
 extern const struct ctl_command cmd_lock, cmd_elect; /* cmd_lock.c */
 
+/* cmd_endpoint.c */
+extern const struct ctl_command cmd_endpoint;
+/* The given endpoints, or with `cluster` the client URLs of all members. Lives with the process. */
+size_t cmd_endpoint_list(struct ctl *c, bool cluster, char ***ret);
+
+extern const struct ctl_command cmd_member; /* cmd_member.c */
+/* cmd_maintenance.c */
+extern const struct ctl_command cmd_alarm, cmd_defrag, cmd_move_leader, cmd_downgrade;
+extern const struct ctl_command cmd_auth; /* cmd_auth.c */
+extern const struct ctl_command cmd_user; /* cmd_user.c */
+/* cmd_role.c */
+extern const struct ctl_command cmd_role;
+void cmd_role_print(const struct ctl *c, const char *name,
+                    const Etcdserverpb__AuthRoleGetResponse *r);
+
 #endif

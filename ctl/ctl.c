@@ -39,7 +39,9 @@ void ctl_die(enum ctl_exit code, const char *fmt, ...)
 int ctl_try(struct ctl *c, const struct ctl_method *method, const void *request,
             ProtobufCMessage **ret, struct ctl_error *ret_error)
 {
-    return ctl_client_unary(ctl_connect(c), method, request, c->command_ms, ret, ret_error);
+    struct ctl_client *client = ctl_connect(c); /* reads the time limits */
+
+    return ctl_client_unary(client, method, request, c->command_ms, ret, ret_error);
 }
 
 void *ctl_ask(struct ctl *c, const struct ctl_method *method, const void *request)
@@ -257,12 +259,12 @@ char *ctl_read_password(const char *prompt)
         struct termios quiet = saved;
 
         quiet.c_lflag &= (tcflag_t)~ECHO;
-        quiet.c_lflag |= ECHONL;
         tcsetattr(STDIN_FILENO, TCSAFLUSH, &quiet);
     }
     len = getline(&line, &cap, stdin);
     if (terminal)
         tcsetattr(STDIN_FILENO, TCSAFLUSH, &saved);
+    putchar('\n');
     if (len < 0) {
         free(line);
         return NULL;

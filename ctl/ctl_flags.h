@@ -30,6 +30,7 @@ struct ctl_flag {
     const char *usage;
     char shorthand;
     bool hidden;
+    bool inherited; /* a parent command has it too: shown among the global ones */
 };
 
 enum { CTL_FLAGS_MAX = 48, CTL_DEPTH_MAX = 4 };

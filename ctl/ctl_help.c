@@ -71,7 +71,8 @@ static int flag_cmp(const void *a, const void *b)
                   ((const struct flag_ref *)b)->flag->name);
 }
 
-static void flags_print(FILE *out, const struct ctl_flag *const *lists, size_t list_count)
+static void flags_print(FILE *out, const struct ctl_flag *const *lists, size_t list_count,
+                        int inherited)
 {
     struct flag_ref refs[CTL_FLAGS_MAX];
     size_t count = 0;
@@ -79,7 +80,8 @@ static void flags_print(FILE *out, const struct ctl_flag *const *lists, size_t l
 
     for (size_t i = 0; i < list_count; i++)
         for (const struct ctl_flag *f = lists[i]; f != NULL && f->name != NULL; f++)
-            if (!f->hidden && count < CTL_FLAGS_MAX)
+            if (!f->hidden && count < CTL_FLAGS_MAX &&
+                (inherited < 0 || f->inherited == (inherited != 0) || (inherited != 0 && i > 0)))
                 refs[count++].flag = f;
     qsort(refs, count, sizeof(refs[0]), flag_cmp);
     for (size_t i = 0; i < count; i++) {
@@ -185,11 +187,15 @@ void ctl_help_print(FILE *out, const struct ctl_help_conf *conf,
     }
     fputs("OPTIONS:\n", out);
     if (depth == 0) {
-        flags_print(out, (const struct ctl_flag *const[]){help, conf->globals}, 2);
+        flags_print(out, (const struct ctl_flag *const[]){help, conf->globals}, 2, -1);
     } else {
-        flags_print(out, (const struct ctl_flag *const[]){help, command->flags}, 2);
+        flags_print(out, (const struct ctl_flag *const[]){help, command->flags}, 2,
+                    command->children != NULL ? -1 : 0);
         fputs("\nGLOBAL OPTIONS:\n", out);
-        flags_print(out, (const struct ctl_flag *const[]){conf->globals}, 1);
+        flags_print(out,
+                    (const struct ctl_flag *const[]){
+                        command->children != NULL ? NULL : command->flags, conf->globals},
+                    2, 1);
     }
     putc('\n', out);
 }
