@@ -42,6 +42,9 @@ struct kv_header {
     uint64_t cluster_id, member_id, raft_term;
 };
 
+/* Field 1 of every answer; header NULL: only the revision (inside a txn). */
+void kv_put_header(struct buf *b, const struct kv_header *header, int64_t revision);
+
 /* ---- opening ---- */
 
 struct kv_args {

@@ -189,8 +189,6 @@ int kv_record_decode(struct bytes data, struct kv_record *ret); /* -EBADMSG */
 /* A length-delimited field whose length is known at the end. */
 size_t kv_pb_begin(struct buf *b, uint32_t field);
 void kv_pb_end(struct buf *b, size_t at);
-/* Field 1 of every answer; header NULL: only the revision (inside a txn). */
-void kv_put_header(struct buf *b, const struct kv_header *header, int64_t revision);
 
 /* State after a turn, stored with it. */
 struct kv_batch_record {

@@ -109,18 +109,18 @@ int kv_apply_lease_revoke(struct kv *kv, struct kv_writer *w, struct bytes body,
 
 int kv_apply_lease_keeper(struct kv *kv, uint64_t term, struct bytes body)
 {
-    struct proto_u64 generation;
+    struct proto_u64 keeper;
 
-    if (proto_u64_decode(body, &generation) != 0 || generation.value == 0)
+    if (proto_u64_decode(body, &keeper) != 0 || keeper.value == 0)
         return OUT_MALFORMED;
-    lease_table_set_keeper(&kv->leases, term, generation.value);
+    lease_table_set_keeper(&kv->leases, term, keeper.value);
     return OUT_OK;
 }
 
 /* Said by the one that decides, and not by a predecessor whose entry came late. */
-static bool is_of_keeper(const struct kv *kv, uint64_t term, uint64_t generation)
+static bool is_of_keeper(const struct kv *kv, uint64_t term, uint64_t keeper)
 {
-    return term == kv->leases.keeper_term && generation == kv->leases.keeper_generation;
+    return term == kv->leases.keeper_term && keeper == kv->leases.keeper_id;
 }
 
 int kv_apply_lease_clock(struct kv *kv, uint64_t term, struct bytes body)
@@ -130,7 +130,7 @@ int kv_apply_lease_clock(struct kv *kv, uint64_t term, struct bytes body)
 
     if (proto_lease_clock_decode(body, &m) != 0)
         return OUT_MALFORMED;
-    if (!is_of_keeper(kv, term, m.generation))
+    if (!is_of_keeper(kv, term, m.keeper))
         return OUT_NOT_LEADER;
     lease_table_set_clock(&kv->leases, m.now_ms);
     r = wire_reader(m.deadlines);
@@ -147,12 +147,12 @@ int kv_apply_lease_clock(struct kv *kv, uint64_t term, struct bytes body)
 int kv_apply_lease_expire(struct kv *kv, struct kv_writer *w, uint64_t term, struct bytes body)
 {
     struct wire_reader r = wire_reader(body);
-    uint64_t generation = wire_get_u64(&r);
+    uint64_t keeper = wire_get_u64(&r);
     int outcome = OUT_OK;
 
     if (r.bad || (size_t)(r.end - r.pos) % sizeof(int64_t) != 0)
         return OUT_MALFORMED;
-    if (!is_of_keeper(kv, term, generation))
+    if (!is_of_keeper(kv, term, keeper))
         return OUT_NOT_LEADER;
     while (r.pos < r.end && outcome == OUT_OK) {
         struct lease *l = lease_table_find(&kv->leases, wire_get_i64(&r));

@@ -209,13 +209,13 @@ void lease_table_remove(struct lease_table *t, struct lease *l, struct lease_key
     lease_free(l);
 }
 
-void lease_table_set_keeper(struct lease_table *t, uint64_t term, uint64_t generation)
+void lease_table_set_keeper(struct lease_table *t, uint64_t term, uint64_t id)
 {
     t->keeper_term = term;
-    t->keeper_generation = generation;
+    t->keeper_id = id;
     wire_put_u8(&t->ops, OP_KEEPER);
     wire_put_u64(&t->ops, term);
-    wire_put_u64(&t->ops, generation);
+    wire_put_u64(&t->ops, id);
     t->change_count++;
 }
 
@@ -283,7 +283,7 @@ void lease_table_encode(const struct lease_table *t, struct buf *b)
 
     wire_put_u64(b, t->clock_ms);
     wire_put_u64(b, t->keeper_term);
-    wire_put_u64(b, t->keeper_generation);
+    wire_put_u64(b, t->keeper_id);
     for (size_t i = 0; i < t->by_id.count; i++) {
         wire_put_i64(b, list[i]->id);
         wire_put_i64(b, list[i]->ttl);
@@ -307,7 +307,7 @@ int lease_table_decode(struct lease_table *t, struct bytes data)
         return 0;
     t->clock_ms = wire_get_u64(&r);
     t->keeper_term = wire_get_u64(&r);
-    t->keeper_generation = wire_get_u64(&r);
+    t->keeper_id = wire_get_u64(&r);
     while (r.pos < r.end && !r.bad) {
         int64_t id = wire_get_i64(&r), ttl = wire_get_i64(&r);
         uint64_t deadline_ms = wire_get_u64(&r);
@@ -351,7 +351,7 @@ static int replay_one(struct lease_table *t, struct wire_reader *r)
         return 0;
     case OP_KEEPER:
         t->keeper_term = wire_get_u64(r);
-        t->keeper_generation = wire_get_u64(r);
+        t->keeper_id = wire_get_u64(r);
         return 0;
     }
     return -EBADMSG;

@@ -57,7 +57,7 @@ struct lease_observer {
 struct lease_table {
     struct hmap by_id;
     uint64_t clock_ms;
-    uint64_t keeper_term, keeper_generation; /* whose expiries and deadlines count */
+    uint64_t keeper_term, keeper_id; /* whose expiries and deadlines count */
     struct buf ops;
     uint64_t change_count; /* rises with everything an observer could be told of */
     const struct lease_observer *observer;
@@ -82,7 +82,7 @@ int lease_table_grant(struct lease_table *t, int64_t id, int64_t ttl, int64_t tt
                       struct lease **ret);
 /* Takes its keys, which the caller deletes from the keyspace and frees (lease_keys_fini). */
 void lease_table_remove(struct lease_table *t, struct lease *l, struct lease_keys *ret_keys);
-void lease_table_set_keeper(struct lease_table *t, uint64_t term, uint64_t generation);
+void lease_table_set_keeper(struct lease_table *t, uint64_t term, uint64_t id);
 void lease_table_set_clock(struct lease_table *t, uint64_t now_ms); /* never back */
 void lease_table_set_deadline(struct lease_table *t, struct lease *l, uint64_t deadline_ms);
 

@@ -163,6 +163,7 @@ void stored_state_close(struct stored *s)
 {
     if (s->kv != NULL) {
         stored_reads_end_active(s);
+        stored_leases_state_gone(s);
         stored_snapshot_end_out(s);
         stored_checkpoint_abandon(s);
         stored_apply_drop_held(s);
@@ -184,6 +185,7 @@ static void on_work(void *user)
     stored_apply_work(s);
     stored_watch_work(s);
     stored_reads_work(s);
+    stored_leases_work(s);
     stored_snapshot_work(s);
     if (s->kv != NULL)
         stored_checkpoint_work(s);
@@ -259,6 +261,7 @@ int stored_open(struct stored *s, const struct stored_args *args)
                                                         : 0;
     list_init(&s->held);
     stored_reads_init(s);
+    stored_leases_init(s);
     stored_compact_init(s);
     stored_watch_init(s);
     s->report_timer = loop_timer_new(s->loop, "applied report", on_report_timer, s);
@@ -343,6 +346,7 @@ void stored_close(struct stored *s)
     stored_snapshot_down(s);
     stored_checkpoint_stop(s);
     stored_reads_fini(s);
+    stored_leases_fini(s);
     stored_state_close(s);
     stored_watch_fini(s);
     stored_compact_fini(s);

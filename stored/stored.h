@@ -146,6 +146,7 @@ struct stored {
     struct watch_log *watch_log;
     struct loop_timer *watch_timer;
     struct stored_auth *auth; /* stored_auth.h */
+    struct stored_leases *leases; /* stored_leases.c */
 
     /* background */
     struct loop_timer *compact_timer;
@@ -216,6 +217,28 @@ void stored_watch_applied(struct stored *s);     /* after every turn that execut
 void stored_watch_work(struct stored *s);        /* LOOP_PHASE_WORK */
 void stored_watch_state_open(struct stored *s);  /* a keyspace is there, the first or a newer one */
 void stored_watch_state_close(struct stored *s); /* before it goes */
+
+/* Reads need no barrier just now: the grant of raftd (ARCHITECTURE.md decision 2). */
+bool stored_needs_no_barrier(const struct stored *s);
+
+/* stored_leases.c */
+struct stored_lease_stats {
+    uint64_t renewed_total;
+};
+void stored_leases_init(struct stored *s);
+void stored_leases_fini(struct stored *s);
+void stored_leases_role(struct stored *s);       /* ROLE came, or the link to raftd broke */
+void stored_leases_work(struct stored *s);       /* LOOP_PHASE_WORK, after applying */
+void stored_leases_state_gone(struct stored *s); /* before the state goes away */
+/* LEASE_KEEP_ALIVE and LEASE_TTL. An outcome: refused; OUT_OK: answered later. */
+int stored_leases_read(struct stored_gateway *gw, uint64_t id, enum proto_read_kind kind,
+                       struct bytes body);
+void stored_leases_list(struct stored *s, struct buf *message);
+/* False: the barrier is not one of leases. */
+bool stored_leases_barrier_index(struct stored *s, uint64_t id, const struct proto_barrier_index *m);
+int stored_leases_forwarded(struct stored *s, uint64_t id, struct bytes body);
+int stored_leases_forward_result(struct stored *s, uint64_t id, struct bytes body);
+void stored_leases_get_stats(const struct stored *s, struct stored_lease_stats *ret);
 
 /* stored_snapshot.c */
 /* 0, or -EBADMSG: malformed */

@@ -135,6 +135,7 @@ static void raftd_on_down(void *user)
     s->have_role = false; /* local reads end with the link they were granted over */
     stored_apply_reset(s);
     stored_reads_raftd_down(s);
+    stored_leases_role(s);
     stored_snapshot_down(s);
 }
 
@@ -159,6 +160,7 @@ static int on_role(struct stored *s, const struct ipc_frame *f)
     ipc_link_send(s->raftd, PROTO_ROLE_ACK, f->id, BYTES_EMPTY);
     stored_auth_role(s);
     stored_check_ready(s);
+    stored_leases_role(s);
     loop_hook_arm(s->work_hook);
     return 0;
 }
@@ -168,9 +170,19 @@ static int on_barrier_index(struct stored *s, const struct ipc_frame *f)
     struct proto_barrier_index m;
     int r = proto_barrier_index_decode(f->body, &m);
 
-    if (r == 0)
+    if (r == 0 && !stored_leases_barrier_index(s, f->id, &m))
         stored_reads_barrier_index(s, f->id, &m);
     return r;
+}
+
+static int on_forwarded(struct stored *s, const struct ipc_frame *f)
+{
+    return stored_leases_forwarded(s, f->id, f->body);
+}
+
+static int on_forward_result(struct stored *s, const struct ipc_frame *f)
+{
+    return stored_leases_forward_result(s, f->id, f->body);
 }
 
 static int on_snapshot(struct stored *s, const struct ipc_frame *f)
@@ -186,7 +198,8 @@ static const struct {
     {PROTO_BARRIER_INDEX, on_barrier_index}, {PROTO_SNAP_SEND, on_snapshot},
     {PROTO_SNAP_RECEIVE, on_snapshot},       {PROTO_SNAP_CHUNK, on_snapshot},
     {PROTO_SNAP_ACTIVATE, on_snapshot},      {PROTO_SNAP_CANCEL, on_snapshot},
-    {PROTO_SNAP_ACK, on_snapshot},
+    {PROTO_SNAP_ACK, on_snapshot},           {PROTO_FORWARDED, on_forwarded},
+    {PROTO_FORWARD_RESULT, on_forward_result},
 };
 
 static void raftd_on_frame(void *user, const struct ipc_frame *f)

@@ -233,6 +233,9 @@ static int execute(struct stored_gateway *gw, uint64_t id, const struct proto_re
     case PROTO_READ_ROLE_GET:
     case PROTO_READ_ROLE_LIST:
         return kv_auth_read(s->kv, m->kind, m->identity, body, &header, out);
+    case PROTO_READ_LEASES:
+        stored_leases_list(s, out);
+        return 0;
     default:
         break;
     }
@@ -338,7 +341,7 @@ static void barrier_ask_again(struct stored *s, struct stored_barrier *b)
 }
 
 /* Only while raftd grants it, over this link, and all that was committed before is applied. */
-static bool needs_no_barrier(const struct stored *s)
+bool stored_needs_no_barrier(const struct stored *s)
 {
     return s->raftd_up && s->have_role && s->role.local_reads &&
            applied_index(s) >= s->role.commit_index;
@@ -360,8 +363,15 @@ void stored_read(struct stored_gateway *gw, uint64_t id, struct bytes body)
         stored_send_result(gw, id, OUT_MALFORMED, BYTES_EMPTY);
         return;
     }
+    if (m.kind == PROTO_READ_LEASE_KEEP_ALIVE || m.kind == PROTO_READ_LEASE_TTL) {
+        int refused = stored_leases_read(gw, id, m.kind, m.body);
+
+        if (refused != OUT_OK)
+            stored_send_result(gw, id, refused, BYTES_EMPTY);
+        return;
+    }
     m.linearizable = m.linearizable || stored_auth_needs_barrier(s, &m);
-    served_now = !m.linearizable || needs_no_barrier(s);
+    served_now = !m.linearizable || stored_needs_no_barrier(s);
     if (served_now && can_serve(gw) && list_empty(&gw->blocked)) {
         serve(gw, id, &m);
         return;

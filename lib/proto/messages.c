@@ -94,7 +94,7 @@ int proto_lease_grant_decode(struct bytes body, struct proto_lease_grant *ret)
 
 void proto_lease_clock_encode(struct buf *b, const struct proto_lease_clock *m)
 {
-    wire_put_u64(b, m->generation);
+    wire_put_u64(b, m->keeper);
     wire_put_u64(b, m->now_ms);
     buf_append_bytes(b, m->deadlines);
 }
@@ -104,7 +104,7 @@ int proto_lease_clock_decode(struct bytes body, struct proto_lease_clock *ret)
     enum { DEADLINE_BYTES = 16 };
     struct wire_reader r = wire_reader(body);
 
-    ret->generation = wire_get_u64(&r);
+    ret->keeper = wire_get_u64(&r);
     ret->now_ms = wire_get_u64(&r);
     ret->deadlines = wire_rest(&r);
     if (ret->deadlines.len % DEADLINE_BYTES != 0)

@@ -127,9 +127,9 @@ enum proto_kind {
 
     /* what the leader's stored says of leases; without effect unless it is still the one that
      * decides about them (ARCHITECTURE.md "Leases") */
-    PROTO_KIND_LEASE_KEEPER = 20, /* body: proto_u64: generation of the leader's stored */
+    PROTO_KIND_LEASE_KEEPER = 20, /* body: proto_u64: a number, new each time a stored takes over */
     PROTO_KIND_LEASE_CLOCK = 21,  /* body: proto_lease_clock */
-    PROTO_KIND_LEASE_EXPIRE = 22, /* body: u64 generation, then i64 lease ids */
+    PROTO_KIND_LEASE_EXPIRE = 22, /* body: u64 keeper, then i64 lease ids */
 
     /* auth; bodies are etcdserverpb.Auth*Request, with a hash where the client sent a password */
     PROTO_KIND_AUTH_KEY = 30, /* from the leader's stored only; body: what identities are signed by */
@@ -173,7 +173,7 @@ int proto_lease_grant_decode(struct bytes body, struct proto_lease_grant *ret);
 
 /* The lease clock goes on to now_ms; then the deadlines of some leases as of that clock. */
 struct proto_lease_clock {
-    uint64_t generation, now_ms;
+    uint64_t keeper, now_ms;
     struct bytes deadlines; /* the rest: repeated {i64 lease id, u64 deadline_ms, 0: forget it} */
 };
 void proto_lease_clock_encode(struct buf *b, const struct proto_lease_clock *m);
