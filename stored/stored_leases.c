@@ -49,6 +49,9 @@ enum {
     ELECTION_TIMEOUT_MS_DEFAULT = 1000,
 };
 
+/* Odd: numbers of processes with neighbouring generations lie far apart. */
+static const uint64_t ID_SPREAD = 0x9e3779b97f4a7c15;
+
 enum op { OP_KEEP_ALIVE = 1, OP_TTL };
 
 struct item {
@@ -829,8 +832,8 @@ void stored_leases_init(struct stored *s)
     list_init(&ls->parked);
     list_init(&ls->forwards);
     list_init(&ls->answered);
-    ls->keeper_id = s->args.generation << 32;
-    ls->last_forward_id = s->args.generation << 32; /* an answer for a process before is none */
+    ls->keeper_id = s->args.generation * ID_SPREAD;
+    ls->last_forward_id = s->args.generation * ID_SPREAD; /* an answer for a process before is none */
     ls->timer = loop_timer_new(s->loop, "leases", on_tick, s);
 }
 
