@@ -206,6 +206,16 @@ void backend_raft_call(struct backend *b, struct backend_call *call, enum proto_
     begin(b, call, BACKEND_RAFT_CALL, (uint8_t)op);
 }
 
+struct buf *backend_stored_begin(struct backend *b, uint16_t type, uint64_t id)
+{
+    return ipc_link_begin(b->stored, type, id);
+}
+
+void backend_stored_end(struct backend *b)
+{
+    ipc_link_end(b->stored);
+}
+
 bool backend_call_active(const struct backend_call *call)
 {
     return call->node.next != NULL && !list_empty(&call->node);
@@ -381,7 +391,11 @@ static void on_frame(void *user, const struct ipc_frame *frame)
         on_auth_changed(b, frame);
         break;
     default:
-        log_warn("unexpected frame of type %u", frame->type);
+        if (b->args.watch_ops != NULL && frame->type >= PROTO_WATCH_CREATED &&
+            frame->type <= PROTO_WATCH_PROGRESSED)
+            b->args.watch_ops->message(b->args.user, frame->type, frame->id, frame->body);
+        else
+            log_warn("unexpected frame of type %u", frame->type);
     }
 }
 
@@ -473,12 +487,23 @@ static void on_raftd_down(void *user)
         b->args.on_change(b->args.user);
 }
 
+static void on_stored_up(void *user)
+{
+    struct backend *b = user;
+
+    if (b->args.watch_ops != NULL)
+        b->args.watch_ops->up(b->args.user);
+    on_up(user);
+}
+
 static void on_stored_down(void *user)
 {
     struct backend *b = user;
 
     b->auth_known = false;
 
+    if (b->args.watch_ops != NULL)
+        b->args.watch_ops->down(b->args.user);
     fail_sent(b, BACKEND_PROPOSE);
     fail_sent(b, BACKEND_READ);
     if (b->args.on_change != NULL)
@@ -502,7 +527,7 @@ static const struct ipc_link_ops raftd_ops = {
 static const struct ipc_link_ops stored_ops = {
     .fill_hello = fill_hello,
     .on_hello = on_stored_hello,
-    .on_up = on_up,
+    .on_up = on_stored_up,
     .on_down = on_stored_down,
     .on_frame = on_frame,
     .on_writable = on_writable,

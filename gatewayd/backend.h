@@ -24,6 +24,7 @@
 
 struct backend;
 struct backend_call;
+struct buf;
 struct loop;
 
 /*
@@ -56,6 +57,12 @@ struct backend_call {
     uint64_t acked_bytes;
 };
 
+struct backend_watch_ops {
+    void (*up)(void *user);   /* stored is there: whatever was told to another one is forgotten */
+    void (*down)(void *user);
+    void (*message)(void *user, uint16_t type, uint64_t id, struct bytes body);
+};
+
 struct backend_args {
     struct loop *loop;
     const char *run_dir;
@@ -65,6 +72,8 @@ struct backend_args {
     size_t inflight_bytes_max; /* bodies under way; beyond it OUT_TOO_MANY_REQUESTS */
     void (*on_change)(void *user); /* links or raft status changed; may be NULL */
     void (*on_auth_changed)(void *user); /* identities handed out are not good any more; may be NULL */
+    /* The conversation with stored about watches (lib/proto/watch.h), which is no call; may be NULL */
+    const struct backend_watch_ops *watch_ops;
     void *user;
 };
 
@@ -84,6 +93,10 @@ void backend_raft_call(struct backend *b, struct backend_call *call, enum proto_
 void backend_cancel(struct backend *b, struct backend_call *call);
 /* The caller consumed the answer up to call->received_bytes: lets stored send more. */
 void backend_consumed(struct backend *b, struct backend_call *call);
+
+/* A message to stored: append the body to what begin returns, then end. NULL: the link is down. */
+struct buf *backend_stored_begin(struct backend *b, uint16_t type, uint64_t id);
+void backend_stored_end(struct backend *b);
 
 bool backend_call_active(const struct backend_call *call);
 bool backend_ready(const struct backend *b); /* both links are up and the member id is known */

@@ -11,6 +11,7 @@
 #include "gatewayd/client_tls.h"
 #include "gatewayd/grpc.h"
 #include "gatewayd/http_mux.h"
+#include "gatewayd/watches.h"
 #include "lib/daemon/daemon.h"
 #include "lib/http/http_server.h"
 #include "lib/log/log.h"
@@ -56,6 +57,7 @@ int gatewayd_init(void *state, struct daemon *d)
     gw->loop = daemon_loop(d);
     gw->conf = daemon_conf(d);
     limits = limits_of(gw->conf);
+    gw->watches = watches_new(gw->loop, &gw->backend);
     gw->grpc = grpc_service_new(gw);
     gw->server = http_server_new(gw->loop, &http_mux_client, gw, &limits);
     args = (struct backend_args){
@@ -65,6 +67,7 @@ int gatewayd_init(void *state, struct daemon *d)
         .generation = daemon_common(d)->generation,
         .inflight_bytes_max = INFLIGHT_BYTES_MAX,
         .on_change = on_backend_change,
+        .watch_ops = &watches_backend_ops,
         .user = gw,
     };
     return backend_new(&args, &gw->backend);
@@ -150,5 +153,6 @@ void gatewayd_fini(void *state)
         http_server_free(gw->metrics_only);
     client_tls_close(gw);
     backend_free(gw->backend);
+    watches_free(gw->watches);
     grpc_service_free(gw->grpc);
 }

@@ -15,6 +15,7 @@ struct grpc_service;
 struct http_server;
 struct loop;
 struct tls_context;
+struct watches;
 
 struct gatewayd_conf {
     uint64_t gateway_index;
@@ -24,6 +25,7 @@ struct gatewayd_conf {
     uint64_t keepalive_min_time_ns;
     uint64_t keepalive_interval_ns;
     uint64_t keepalive_timeout_ns;
+    uint64_t watch_progress_interval_ns;
     char *host_whitelist; /* comma list, "*": any */
     char *cors;           /* comma list of origins, "*": any */
     bool enable_grpc_gateway;
@@ -39,6 +41,7 @@ struct gatewayd {
     struct loop *loop;
     const struct gatewayd_conf *conf;
     struct backend *backend;
+    struct watches *watches;
     struct grpc_service *grpc;
     struct http_server *server;       /* client listeners */
     struct http_server *metrics_only; /* listen-metrics-urls: no gRPC; NULL when there are none */

@@ -283,6 +283,7 @@ void watch_cohort_cancel(struct watch_hub *hub, struct watch_cohort *c, int outc
     struct kv_state state;
 
     kv_get_state(watch_log_kv(hub->args.log), &state);
+    m.revision = state.revision;
     if (outcome == OUT_COMPACTED)
         m.compact_revision = state.compact_revision;
     for (uint32_t i = 0; i < c->count; i++) {
@@ -354,10 +355,12 @@ static int check_create(const struct watch_hub *hub, uint32_t id, const struct p
 {
     bool is_range = m->range_end.len > 0 && !(m->range_end.len == 1 && m->range_end.data[0] == 0);
 
-    if (hmap_get(&hub->watchers, id) != NULL || (is_range && bytes_cmp(m->range_end, m->key) <= 0))
-        return OUT_MALFORMED;
     if (watch_log_kv(hub->args.log) == NULL)
         return OUT_STOPPED;
+    if ((m->flags & PROTO_WATCH_REFUSE) != 0)
+        return OUT_CANCELED;
+    if (hmap_get(&hub->watchers, id) != NULL || (is_range && bytes_cmp(m->range_end, m->key) <= 0))
+        return OUT_MALFORMED;
     return hub->watchers.count < hub->args.watchers_max ? OUT_OK : OUT_TOO_MANY_REQUESTS;
 }
 
@@ -381,9 +384,15 @@ static struct watch_cohort *cohort_for(struct watch_hub *hub, struct watch_group
     return c;
 }
 
+static int64_t store_revision(const struct watch_hub *hub)
+{
+    return watch_log_kv(hub->args.log) != NULL ? watch_log_revision(hub->args.log) : hub->head;
+}
+
 void watch_hub_refuse(struct watch_hub *hub, uint32_t id, int outcome)
 {
-    send_created(hub, id, &(struct proto_watch_created){.outcome = (uint16_t)outcome});
+    send_created(hub, id, &(struct proto_watch_created){.outcome = (uint16_t)outcome,
+                                                        .revision = store_revision(hub)});
 }
 
 void watch_hub_create(struct watch_hub *hub, uint32_t id, const struct proto_watch_create *m)
@@ -404,6 +413,7 @@ void watch_hub_create(struct watch_hub *hub, uint32_t id, const struct proto_wat
         send_created(hub, id, &created);
         send_canceled(hub, id, &(struct proto_watch_canceled){
                                    .outcome = OUT_COMPACTED,
+                                   .revision = state.revision,
                                    .compact_revision = state.compact_revision,
                                    .next = created.next});
         return;
@@ -433,7 +443,8 @@ void watch_hub_cancel(struct watch_hub *hub, uint32_t id)
         if (c->count == 0)
             cohort_free(hub, c);
     }
-    send_canceled(hub, id, &(struct proto_watch_canceled){.reply = true});
+    send_canceled(hub, id, &(struct proto_watch_canceled){.reply = true,
+                                                          .revision = store_revision(hub)});
 }
 
 void watch_hub_close(struct watch_hub *hub, uint32_t number)

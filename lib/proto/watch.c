@@ -58,6 +58,7 @@ void proto_watch_canceled_encode(struct buf *b, const struct proto_watch_cancele
 {
     wire_put_u8(b, m->reply);
     wire_put_u16(b, m->outcome);
+    wire_put_i64(b, m->revision);
     wire_put_i64(b, m->compact_revision);
     wire_put_i64(b, m->next);
 }
@@ -68,6 +69,7 @@ int proto_watch_canceled_decode(struct bytes body, struct proto_watch_canceled *
 
     ret->reply = get_bool(&r);
     ret->outcome = wire_get_u16(&r);
+    ret->revision = wire_get_i64(&r);
     ret->compact_revision = wire_get_i64(&r);
     ret->next = wire_get_i64(&r);
     return wire_reader_done(&r);

@@ -33,7 +33,9 @@ enum {
     PROTO_WATCH_NO_PUT = 1, /* filters */
     PROTO_WATCH_NO_DELETE = 2,
     PROTO_WATCH_PREV_KV = 4,
-    PROTO_WATCH_FLAGS = 7,
+    PROTO_WATCH_REFUSE = 8, /* the request is refused for a reason of gatewayd's: stored checks the
+                               rights and tells the revision (outcome OUT_CANCELED), no more */
+    PROTO_WATCH_FLAGS = 15,
 };
 enum {
     PROTO_WATCH_DELIVERY_UNITS = 64,     /* a response around the events */
@@ -60,7 +62,7 @@ int proto_watch_create_decode(struct bytes body, struct proto_watch_create *ret)
 struct proto_watch_created {
     uint16_t outcome; /* other than OUT_OK: there is no watcher */
     bool at_head;
-    int64_t revision; /* the store's */
+    int64_t revision; /* the store's, whatever the outcome */
     int64_t next;     /* the first revision whose events may come */
 };
 void proto_watch_created_encode(struct buf *b, const struct proto_watch_created *m);
@@ -69,6 +71,7 @@ int proto_watch_created_decode(struct bytes body, struct proto_watch_created *re
 struct proto_watch_canceled {
     bool reply;       /* to a WATCH_CANCEL; else stored's own decision */
     uint16_t outcome; /* OUT_OK, OUT_COMPACTED, OUT_WATCH_TOO_SLOW */
+    int64_t revision;         /* the store's */
     int64_t compact_revision; /* OUT_COMPACTED */
     int64_t next;     /* where the watcher stood: everything below was sent */
 };

@@ -64,8 +64,8 @@ ROUND_TRIP(snap_chunk, true, .offset = 1, .last = true, .data = BYTES_LIT("d"))
 ROUND_TRIP(watch_create, false, .stream = 7, .start_revision = -1, .flags = PROTO_WATCH_PREV_KV,
            .identity = BYTES_LIT("u"), .key = BYTES_LIT("k"), .range_end = BYTES_LIT("l"))
 ROUND_TRIP(watch_created, false, .outcome = OUT_OK, .at_head = true, .revision = 4, .next = 5)
-ROUND_TRIP(watch_canceled, false, .reply = true, .outcome = OUT_COMPACTED, .compact_revision = 4,
-           .next = 5)
+ROUND_TRIP(watch_canceled, false, .reply = true, .outcome = OUT_COMPACTED, .revision = 6,
+           .compact_revision = 4, .next = 5)
 ROUND_TRIP(watch_progress, false, .whole_stream = true, .revision = 4)
 
 Test(messages, watch_create_of_nonsense)
