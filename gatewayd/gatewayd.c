@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
+#include "gatewayd/auth_cache.h"
 #include "gatewayd/backend.h"
 #include "gatewayd/client_tls.h"
 #include "gatewayd/grpc.h"
@@ -36,6 +37,14 @@ static void on_backend_change(void *user)
     log_info("ready to serve client requests");
 }
 
+static void on_auth_changed(void *user)
+{
+    struct gatewayd *gw = user;
+
+    if (gw->auth_cache != NULL)
+        auth_cache_clear(gw->auth_cache);
+}
+
 static struct http_limits limits_of(const struct gatewayd_conf *conf)
 {
     struct http_limits limits = http_limits_default;
@@ -52,6 +61,7 @@ int gatewayd_init(void *state, struct daemon *d)
     struct gatewayd *gw = state;
     struct http_limits limits;
     struct backend_args args;
+    int r;
 
     gw->daemon = d;
     gw->loop = daemon_loop(d);
@@ -68,9 +78,13 @@ int gatewayd_init(void *state, struct daemon *d)
         .inflight_bytes_max = INFLIGHT_BYTES_MAX,
         .on_change = on_backend_change,
         .watch_ops = &watches_backend_ops,
+        .on_auth_changed = on_auth_changed,
         .user = gw,
     };
-    return backend_new(&args, &gw->backend);
+    r = backend_new(&args, &gw->backend);
+    if (r == 0)
+        gw->auth_cache = auth_cache_new(gw->loop, gw->backend);
+    return r;
 }
 
 /* The supervisor marks a listener of listen-metrics-urls with this prefix of its URL. */
@@ -152,6 +166,7 @@ void gatewayd_fini(void *state)
     if (gw->metrics_only != NULL)
         http_server_free(gw->metrics_only);
     client_tls_close(gw);
+    auth_cache_free(gw->auth_cache);
     backend_free(gw->backend);
     watches_free(gw->watches);
     grpc_service_free(gw->grpc);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include "lib/conf/conf.h"
 
+struct auth_cache;
 struct backend;
 struct daemon;
 struct grpc_service;
@@ -43,6 +44,7 @@ struct gatewayd {
     struct backend *backend;
     struct watches *watches;
     struct grpc_service *grpc;
+    struct auth_cache *auth_cache;
     struct http_server *server;       /* client listeners */
     struct http_server *metrics_only; /* listen-metrics-urls: no gRPC; NULL when there are none */
     struct tls_context *tls;          /* of https:// listeners; NULL when there are none */

@@ -90,6 +90,7 @@ struct grpc_service *grpc_service_new(struct gatewayd *gw)
             struct method_slot *slot = find_slot(s, bytes_str(path));
 
             assert(slot->path == NULL);
+            m->auth = grpc_auth_of(m);
             *slot = (struct method_slot){path, strlen(path), m};
         }
     }
@@ -374,6 +375,8 @@ static void relay_done(struct backend_call *backend, int outcome, struct bytes p
 {
     struct grpc_call *call = CONTAINER_OF(backend, struct grpc_call, backend);
 
+    if (outcome != OUT_OK && grpc_auth_again(call, outcome))
+        return;
     if (outcome != OUT_OK)
         grpc_fail_outcome(call, outcome);
     else if (!call->streaming && part.len == total_bytes)
@@ -549,7 +552,7 @@ static void run_stream(struct grpc_call *call)
         loop_timer_start(call->deadline_timer,
                          (call->deadline_ns - call->started_ns) / 1000000 + 1, 0);
     }
-    call->method->handler(call);
+    grpc_auth_run(call);
 }
 
 enum http_body_mode grpc_on_headers(struct grpc_service *s, struct http_req *req)
@@ -644,7 +647,7 @@ static void run_request(struct grpc_call *call)
 {
     call->method->stats.messages_received++;
     call->gw->grpc->bytes_received += call->message.len;
-    call->method->handler(call);
+    grpc_auth_run(call);
 }
 
 void grpc_on_request(struct grpc_service *s, struct http_req *req)
@@ -744,6 +747,7 @@ void grpc_on_closed(struct grpc_service *s, struct http_req *req)
     if (call == NULL)
         return;
     backend_cancel(s->gw->backend, &call->backend);
+    grpc_auth_end(call);
     if (call->free_state != NULL)
         call->free_state(call);
     if (!call->ended)

@@ -21,7 +21,9 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "gatewayd/auth_cache.h"
 #include "gatewayd/backend.h"
+#include "gatewayd/grpc_auth.h"
 #include "gatewayd/grpc_status.h"
 #include "lib/http/http_server.h"
 #include "lib/util/buf.h"
@@ -55,6 +57,7 @@ struct grpc_method {
     void (*on_message)(struct grpc_call *call, struct bytes message); /* borrowed for the call */
     void (*on_half_closed)(struct grpc_call *call);
     void (*on_drained)(struct grpc_call *call); /* nothing of what was sent is waiting any more */
+    enum grpc_auth auth; /* from the table in grpc_auth.c */
     struct grpc_method_stats stats;
 };
 
@@ -85,6 +88,11 @@ struct grpc_call {
     bool streaming;           /* the answer began, more parts come */
     bool ended;               /* status decided and counted */
     bool requires_leader;
+    /* grpc_auth.c */
+    bool auth_again;
+    struct auth_stamp *stamp; /* what backend.identity points into */
+    struct auth_waiter auth_waiter;
+    void (*auth_resolved)(struct grpc_call *call, int outcome);
     struct list stream_node;  /* of a stream, in grpc_service.streams */
     struct buf partial;       /* of a stream: the beginning of a message */
     struct loop_timer *deadline_timer; /* of a stream */

@@ -11,6 +11,7 @@
 #ifndef CONCLAVE_GATEWAYD_GRPC_AUTH_H
 #define CONCLAVE_GATEWAYD_GRPC_AUTH_H
 
+#include <stdbool.h>
 #include "lib/util/bytes.h"
 
 struct grpc_call;
@@ -28,6 +29,12 @@ enum grpc_auth {
     GRPC_AUTH_USER, /* any valid user; asked before the handler runs */
     GRPC_AUTH_ROOT, /* a user with the role root; likewise */
 };
+
+/* From grpc.c: runs the handler, at once or when it is known that it may run; or fails the call. */
+void grpc_auth_run(struct grpc_call *call);
+/* Nothing was done, because auth changed under way: runs the call once more, then true. */
+bool grpc_auth_again(struct grpc_call *call, int outcome);
+void grpc_auth_end(struct grpc_call *call); /* the call dies */
 
 enum grpc_auth grpc_auth_of(const struct grpc_method *method);
 

@@ -258,12 +258,12 @@ const struct setting_def setting_defs[] = {
     {.name = "peer-ca-file", .type = SETTING_STRING, .effect = SETTING_REFUSED,
      .series = "2.3-3.3", .group = "Security", .help = "etcd 2: CA of peer certificates."},
     /* Auth */
-    {.name = "auth-token", .type = SETTING_STRING, .def = "simple", .effect = SETTING_LATER,
+    {.name = "auth-token", .type = SETTING_STRING, .def = "simple",
      .daemons = FOR_STORED | FOR_GATEWAYD, .series = "3.2-", .group = "Auth",
      .help = "Kind of authentication tokens."},
-    {.name = "bcrypt-cost", .type = SETTING_UINT, .def = "10", .effect = SETTING_LATER,
+    {.name = "bcrypt-cost", .type = SETTING_UINT, .def = "10",
      .daemons = FOR_STORED, .series = "3.4-", .group = "Auth", .help = "Cost of password hashes."},
-    {.name = "auth-token-ttl", .type = SETTING_UINT, .def = "300", .effect = SETTING_LATER,
+    {.name = "auth-token-ttl", .type = SETTING_UINT, .def = "300",
      .daemons = FOR_STORED, .series = "3.3-", .group = "Auth",
      .help = "Seconds a simple token lives."},
     /* Profiling, monitoring, logging */
