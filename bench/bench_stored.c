@@ -81,7 +81,7 @@ static int run_stored(const char *dir)
     struct loop *l = loop_new();
     struct loop_signal *term;
 
-    stored_tune_malloc();
+    xmalloc_tune();
     log_open("stored", LOG_LEVEL_WARN, LOG_FORMAT_TEXT, "stderr");
     if (stored_open(&s, &(struct stored_args){.loop = l,
                                               .conf = &conf,
@@ -159,7 +159,9 @@ static void gateway_frame(void *user, const struct ipc_frame *f)
 {
     struct proto_result m;
 
-    if (f->type != PROTO_RESULT || proto_result_decode(f->body, &m) != 0 || m.outcome != OUT_OK) {
+    if (f->type != PROTO_RESULT)
+        return; /* news about alarms, users and the like */
+    if (proto_result_decode(f->body, &m) != 0 || m.outcome != OUT_OK) {
         fprintf(stderr, "unexpected answer\n");
         exit(EXIT_FAILURE);
     }

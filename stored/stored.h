@@ -158,10 +158,6 @@ struct stored {
     struct stored_snap_in *snap_in;
 };
 
-/* Process-wide: large buffers (batches, cache segments) are given back to the kernel when freed
- * instead of leaving holes in a heap that also holds the index. */
-void stored_tune_malloc(void);
-
 int stored_open(struct stored *s, const struct stored_args *args); /* logs why not */
 int stored_start(struct stored *s);
 void stored_stop(struct stored *s);  /* then args.stopped, not from inside */

@@ -613,9 +613,11 @@ static int run(struct daemon *d)
 
 int daemon_main(const struct daemon_info *info, int argc, char **argv)
 {
-    struct daemon *d = xcalloc(1, sizeof(*d));
+    struct daemon *d;
     int r;
 
+    xmalloc_tune();
+    d = xcalloc(1, sizeof(*d));
     d->info = info;
     d->conf_fd = -1;
     d->control_fd = -1;

@@ -1,10 +1,17 @@
 #include "lib/util/xmalloc.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+enum {
+    MMAP_BYTES = 128 << 10, /* set, it does not follow the largest block freed, as it does by itself */
+    TRIM_BYTES = 1 << 20,
+    ARENAS_MAX = 4, /* a daemon has a loop, one or two threads of its own, nng's and LevelDB's */
+};
 
 void panic_at(const char *file, int line, const char *fmt, ...)
 {
@@ -24,6 +31,13 @@ static void *check(void *ptr, size_t size)
     if (ptr == NULL)
         PANIC("out of memory allocating %zu bytes", size);
     return ptr;
+}
+
+void xmalloc_tune(void)
+{
+    mallopt(M_MMAP_THRESHOLD, MMAP_BYTES);
+    mallopt(M_TRIM_THRESHOLD, TRIM_BYTES);
+    mallopt(M_ARENA_MAX, ARENAS_MAX);
 }
 
 void *xmalloc(size_t size)

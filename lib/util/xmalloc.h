@@ -18,6 +18,10 @@ char *xstrdup(const char *s) __attribute__((malloc, returns_nonnull));
 char *xstrndup(const char *s, size_t len) __attribute__((malloc, returns_nonnull));
 char *xasprintf(const char *fmt, ...) PRINTF_LIKE(1, 2) __attribute__((malloc, returns_nonnull));
 
+/* Process-wide, before threads: large buffers (messages, batches, cache segments) go back to the
+ * kernel when freed instead of leaving holes in the heap, and threads share a few arenas. */
+void xmalloc_tune(void);
+
 /* for CLEANUP(freep) */
 void freep(void *ptr_to_ptr);
 /* for CLEANUP(closep) on an int descriptor; ignores negative values */
