@@ -364,8 +364,10 @@ void stored_read(struct stored_gateway *gw, uint64_t id, struct bytes body)
         return;
     }
     if (m.kind == PROTO_READ_LEASE_KEEP_ALIVE || m.kind == PROTO_READ_LEASE_TTL) {
-        int refused = stored_leases_read(gw, id, m.kind, m.body);
+        int refused = kv_auth_admit_read(s->kv, m.kind, m.identity, m.body);
 
+        if (refused == OUT_OK)
+            refused = stored_leases_read(gw, id, m.kind, m.body);
         if (refused != OUT_OK)
             stored_send_result(gw, id, refused, BYTES_EMPTY);
         return;
