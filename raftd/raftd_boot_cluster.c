@@ -328,3 +328,15 @@ void boot_cluster_entries(struct boot_cluster *c, struct buf *b, size_t *ret_end
         ret_ends[i] = b->len;
     }
 }
+
+void boot_cluster_members(struct boot_cluster *c, struct buf *b)
+{
+    qsort(c->list, c->count, sizeof(*c->list), member_cmp);
+    for (size_t i = 0; i < c->count; i++) {
+        CLEANUP(freep) char *urls = url_list_join(&c->list[i].urls);
+
+        proto_member_encode(b, &(struct proto_member){.id = c->list[i].id,
+                                                      .name = bytes_str(c->list[i].name),
+                                                      .peer_urls = bytes_str(urls)});
+    }
+}

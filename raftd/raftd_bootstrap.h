@@ -42,5 +42,8 @@ int boot_cluster_match(struct boot_cluster *c, const struct raftd_members *remot
 /* Data of the log's first entries: one configuration entry per member, ascending by id. `ret_ends`
  * (count of them) are offsets in `b` where each entry's data ends. */
 void boot_cluster_entries(struct boot_cluster *c, struct buf *b, size_t *ret_ends);
+/* The same as a list of voters with their names (proto_member), ascending by id: the configuration
+ * of a member that is restored. */
+void boot_cluster_members(struct boot_cluster *c, struct buf *b);
 
 #endif

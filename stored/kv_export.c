@@ -256,17 +256,15 @@ static void add_auth(struct kv_export *e, const struct auth_store *auth)
 
 static void add_meta(struct kv_export *e, const struct kv *kv)
 {
-    int64_t finished = kv_compact_finished_revision(kv);
-
     add_number(e, ETCD_META, "consistent_index", kv->applied_index);
     add_number(e, ETCD_META, "term", kv->applied_term);
     add_conf_state(e, &kv->members);
     if (kv->compact_revision <= 0)
         return;
     add_revision(e, "scheduledCompactRev", kv->compact_revision);
-    /* what is not finished here is finished by whoever starts from it */
-    if (finished > 0)
-        add_revision(e, "finishedCompactRev", MIN(finished, kv->compact_revision));
+    /* Finished, even if records below are still there: they are no harm, etcd drops them with the
+     * next compaction, and it takes the revision from this when all above was deleted. */
+    add_revision(e, "finishedCompactRev", kv->compact_revision);
 }
 
 static int item_cmp(const void *x, const void *y)
