@@ -51,8 +51,11 @@ size_t cmd_endpoint_list(struct ctl *c, bool cluster, char ***ret);
 extern const struct ctl_command cmd_member; /* cmd_member.c */
 /* cmd_maintenance.c */
 extern const struct ctl_command cmd_alarm, cmd_defrag, cmd_move_leader, cmd_downgrade;
-extern const struct ctl_command cmd_auth; /* cmd_auth.c */
-extern const struct ctl_command cmd_user; /* cmd_user.c */
+extern const struct ctl_command cmd_auth;        /* cmd_auth.c */
+extern const struct ctl_command cmd_user;        /* cmd_user.c */
+extern const struct ctl_command cmd_snapshot;    /* cmd_snapshot.c */
+extern const struct ctl_command cmd_make_mirror; /* cmd_mirror.c */
+extern const struct ctl_command cmd_check;       /* cmd_check.c */
 /* cmd_role.c */
 extern const struct ctl_command cmd_role;
 void cmd_role_print(const struct ctl *c, const char *name,

@@ -242,7 +242,7 @@ static void on_disconnected(void *user, struct http_client *http, int error)
     bool was_up = e->up;
 
     if (!was_up) {
-        const char *tls_error = ""; /* with TLS */
+        const char *tls_error = http_client_tls_error(http);
         CLEANUP(freep) char *why = lower_strerror(error < 0 ? -error : ECONNRESET);
 
         free(e->error);
