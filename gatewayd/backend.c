@@ -121,6 +121,9 @@ static bool try_send(struct backend *b, struct backend_call *call)
     case BACKEND_RAFT_STATUS:
         ipc_link_send(b->raftd, PROTO_STATUS_GET, call->id, BYTES_EMPTY);
         break;
+    case BACKEND_RAFT_METRICS:
+        ipc_link_send(b->raftd, PROTO_METRICS_GET, call->id, BYTES_EMPTY);
+        break;
     case BACKEND_RAFT_CALL:
         send_raft_call(b, call);
         break;
@@ -197,6 +200,11 @@ void backend_read(struct backend *b, struct backend_call *call, enum proto_read_
 void backend_raft_status(struct backend *b, struct backend_call *call)
 {
     begin(b, call, BACKEND_RAFT_STATUS, 0);
+}
+
+void backend_raft_metrics(struct backend *b, struct backend_call *call)
+{
+    begin(b, call, BACKEND_RAFT_METRICS, 0);
 }
 
 void backend_raft_call(struct backend *b, struct backend_call *call, enum proto_raft_op op,
@@ -325,6 +333,16 @@ static void on_raft_status(struct backend *b, const struct ipc_frame *frame)
     call->done(call, OUT_OK, frame->body, frame->body.len);
 }
 
+static void on_raft_metrics(struct backend *b, const struct ipc_frame *frame)
+{
+    struct backend_call *call = hmap_get(&b->calls_by_id, frame->id);
+
+    if (call == NULL || call->type != BACKEND_RAFT_METRICS)
+        return;
+    forget(b, call);
+    call->done(call, OUT_OK, frame->body, frame->body.len);
+}
+
 static void on_raft_called(struct backend *b, const struct ipc_frame *frame)
 {
     struct backend_call *call = hmap_get(&b->calls_by_id, frame->id);
@@ -380,6 +398,9 @@ static void on_frame(void *user, const struct ipc_frame *frame)
         break;
     case PROTO_RAFT_STATUS:
         on_raft_status(b, frame);
+        break;
+    case PROTO_METRICS:
+        on_raft_metrics(b, frame);
         break;
     case PROTO_RAFT_CALLED:
         on_raft_called(b, frame);
@@ -482,6 +503,7 @@ static void on_raftd_down(void *user)
     b->status.leader_id = 0;
     fail_sent(b, BACKEND_PROPOSE);
     fail_sent(b, BACKEND_RAFT_STATUS);
+    fail_sent(b, BACKEND_RAFT_METRICS);
     fail_sent(b, BACKEND_RAFT_CALL);
     if (b->args.on_change != NULL)
         b->args.on_change(b->args.user);

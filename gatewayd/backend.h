@@ -35,7 +35,7 @@ struct loop;
 typedef void (*backend_done)(struct backend_call *call, int outcome, struct bytes part,
                              uint64_t total_bytes);
 
-enum backend_call_type { BACKEND_PROPOSE, BACKEND_READ, BACKEND_RAFT_STATUS, BACKEND_RAFT_CALL };
+enum backend_call_type { BACKEND_PROPOSE, BACKEND_READ, BACKEND_RAFT_STATUS, BACKEND_RAFT_METRICS, BACKEND_RAFT_CALL };
 
 struct backend_call {
     /* the caller's, set before the call starts */
@@ -86,6 +86,7 @@ void backend_propose(struct backend *b, struct backend_call *call, enum proto_ki
 void backend_read(struct backend *b, struct backend_call *call, enum proto_read_kind kind,
                   bool linearizable);
 void backend_raft_status(struct backend *b, struct backend_call *call);
+void backend_raft_metrics(struct backend *b, struct backend_call *call);
 /* Ends with done(call, OUT_OK, empty, 0) or an outcome. */
 void backend_raft_call(struct backend *b, struct backend_call *call, enum proto_raft_op op,
                        uint64_t member);

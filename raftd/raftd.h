@@ -201,6 +201,7 @@ struct raftd {
     uint64_t handover_until_ms;
     uint64_t disk_resigned_ms;
     uint64_t removed_at_ms;
+    uint64_t known_leader; /* as last told to the log */
     struct raftd_counters counters;
 };
 
@@ -228,6 +229,9 @@ void raftd_boot_on_members(struct raftd *r, const struct peer_header *h, struct 
 void raftd_boot_on_query(struct raftd *r, const struct peer_header *h, struct bytes body);
 void raftd_boot_tell_members(struct raftd *r, uint64_t id);
 int raftd_force_new_cluster(struct raftd *r);
+
+/* ---- raftd_metrics.c ---- */
+void raftd_metrics(struct raftd *r, struct buf *b); /* appends the families of raftd */
 
 /* ---- raftd_ipc.c ---- */
 extern const struct ipc_link_ops raftd_stored_ops, raftd_gateway_ops;

@@ -210,6 +210,16 @@ static void send_status(struct raftd_gateway *g, uint64_t id)
     ipc_link_end(g->link);
 }
 
+static void send_metrics(struct raftd_gateway *g, uint64_t id)
+{
+    struct buf *b = ipc_link_begin(g->link, PROTO_METRICS, id);
+
+    if (b == NULL)
+        return;
+    raftd_metrics(g->r, b);
+    ipc_link_end(g->link);
+}
+
 static void gateway_fill_hello(void *user, struct buf *body)
 {
     struct raftd_gateway *g = user;
@@ -269,6 +279,9 @@ static void gateway_on_frame(void *user, const struct ipc_frame *f)
         break;
     case PROTO_STATUS_GET:
         send_status(g, f->id);
+        break;
+    case PROTO_METRICS_GET:
+        send_metrics(g, f->id);
         break;
     case PROTO_RAFT_CALL:
         on_call(g, f);

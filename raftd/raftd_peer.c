@@ -115,6 +115,9 @@ static void on_frame(void *user, const struct peer_header *h, const struct peer_
     case PEER_FORWARD:
         raftd_forward_on_peer(r, h->from, f->body);
         break;
+    case PEER_PING: /* the transport's own */
+    case PEER_PONG:
+        break;
     case PEER_FORWARD_REPLY:
         raftd_forward_on_peer_reply(r, f->body);
         break;

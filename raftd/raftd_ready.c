@@ -122,14 +122,17 @@ static void on_soft_changed(struct raftd *r)
 {
     raft_id leader = raft_leader(r->raft);
 
-    if (leader != r->status.leader && leader != 0) {
+    if (leader == r->known_leader)
+        return;
+    if (leader != 0) {
         log_info("leader of term %llu is member %016llx%s",
                  (unsigned long long)raft_get_term(r->raft), (unsigned long long)leader,
                  leader == r->member_id ? ", this one" : "");
         r->leader_changes++;
-    } else if (leader == 0 && r->status.leader != 0) {
+    } else {
         log_info("no leader at term %llu", (unsigned long long)raft_get_term(r->raft));
     }
+    r->known_leader = leader;
     raftd_snap_leader_changed(r);
 }
 

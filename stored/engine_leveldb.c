@@ -36,6 +36,8 @@
 #include "stored/kv_engine.h"
 
 enum {
+    SYNC_FIRST_NS = 1000000, /* etcd's buckets: 0.001 s, 14 of them */
+    SYNC_BUCKETS = 14,
     LEVEL0_POLL_BYTES = 1 << 20, /* written between two looks at the number of level-0 files */
     GATHER_ENOUGH_BYTES = 256 << 10,
 };
@@ -72,7 +74,7 @@ struct engine_leveldb {
     uint64_t synced_bytes; /* written_bytes when the last sync began */
     bool sync_again;
     uint64_t disk_bytes, used_bytes, memory_bytes;
-    uint64_t sync_count, sync_ns_sum;
+    struct metrics_histogram syncs;
     struct engine_sync *sync; /* the one on a worker */
 
     /* writer thread */
@@ -362,8 +364,7 @@ static void sync_done(void *arg)
     e->disk_bytes = s->disk_bytes;
     e->used_bytes = s->used_bytes;
     e->memory_bytes = s->memory_bytes;
-    e->sync_count++;
-    e->sync_ns_sum += s->took_ns;
+    metrics_histogram_add(&e->syncs, s->took_ns);
     if (s->sequence > e->durable_sequence) {
         e->durable_sequence = s->sequence;
         e->args.durable(e->args.user, s->sequence);
@@ -641,6 +642,8 @@ int engine_leveldb_open(const struct engine_leveldb_args *args, struct engine_le
 
     e->kv.ops = &engine_ops;
     e->args = *args;
+    e->syncs.first_ns = SYNC_FIRST_NS;
+    e->syncs.buckets = SYNC_BUCKETS;
     e->path = xstrdup(args->path);
     if (e->args.sync_bytes == 0)
         e->args.sync_bytes = ENGINE_SYNC_BYTES;
@@ -767,8 +770,7 @@ void engine_leveldb_get_stats(const struct engine_leveldb *e, struct engine_leve
     ret->used_bytes = e->used_bytes;
     ret->memory_bytes = e->memory_bytes;
     ret->durable_sequence = e->durable_sequence;
-    ret->sync_count = e->sync_count;
-    ret->sync_ns_sum = e->sync_ns_sum;
+    ret->syncs = e->syncs;
 }
 
 bool engine_leveldb_is_full(const struct engine_leveldb *e)

@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "lib/metrics/metrics.h"
 #include "lib/util/bytes.h"
 
 struct engine_leveldb;
@@ -69,7 +70,7 @@ struct engine_leveldb_stats {
     uint64_t memory_bytes;
     uint64_t written_sequence, durable_sequence;
     uint64_t write_count, write_ns_sum; /* LevelDB writes */
-    uint64_t sync_count, sync_ns_sum;
+    struct metrics_histogram syncs;
 };
 void engine_leveldb_get_stats(const struct engine_leveldb *e, struct engine_leveldb_stats *ret);
 /* The caller should hand over no more for now; `written` comes when it is better. */

@@ -258,4 +258,7 @@ int stored_checkpoint_final_place(struct stored_checkpoint *c);
 int stored_checkpoint_map(const struct stored *s, struct bytes *ret);
 void stored_checkpoint_unmap(struct bytes map);
 
+/* ---- stored_metrics.c ---- */
+void stored_metrics(struct stored *s, struct buf *b); /* appends the families of stored */
+
 #endif

@@ -221,6 +221,9 @@ static int execute(struct stored_gateway *gw, uint64_t id, const struct proto_re
     case PROTO_READ_STATUS:
         put_status(s, out);
         return 0;
+    case PROTO_READ_METRICS:
+        stored_metrics(s, out);
+        return 0;
     case PROTO_READ_AUTH_IDENTITY:
     case PROTO_READ_AUTH_LOGIN:
     case PROTO_READ_AUTH_HASH:

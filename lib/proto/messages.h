@@ -95,6 +95,10 @@ enum proto_type {
     PROTO_RAFT_CALL = 96, /* id: request id; body: proto_raft_call: about leadership, not an entry */
     /* raftd -> gatewayd */
     PROTO_RAFT_CALLED = 97, /* id: request id of a RAFT_CALL; body: proto_outcome */
+    /* gatewayd -> raftd */
+    PROTO_METRICS_GET = 140, /* id: request id; body empty */
+    /* raftd -> gatewayd */
+    PROTO_METRICS = 141,  /* id: request id; body: raftd's metrics, as lib/metrics writes them */
     /* stored -> gatewayd */
     PROTO_SPACE = 98,     /* id: 0; body: proto_space: on up, and as the quota comes nearer */
 };
@@ -296,6 +300,7 @@ enum proto_read_kind {
     PROTO_READ_USER_LIST,
     PROTO_READ_ROLE_GET,
     PROTO_READ_ROLE_LIST, /* 38 */
+    PROTO_READ_METRICS = 49,    /* empty -> stored's metrics, as lib/metrics writes them */
     PROTO_READ_DEFRAGMENT = 50, /* empty -> empty, when what was compacted away is gone from disk */
     PROTO_READ_SNAPSHOT = 60, /* empty -> etcd's database file and its SHA-256, of this member */
 

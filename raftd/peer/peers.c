@@ -40,6 +40,9 @@ enum {
     OUT_KEEP_BYTES = 4 << 20,
     HEADER_BYTES = 4 + 4 + 4 * 8,
     CHECK_MS = 500,
+    PING_MS = 2000,
+    ROUND_TRIP_FIRST_NS = 100000, /* etcd's buckets: 0.0001 s, 16 of them */
+    ROUND_TRIP_BUCKETS = 16,
     PROBE_MS = 1000,
     DIAL_TRY_MS = 1000, /* then another dialer, and with several URLs the next one */
     ONE_WAY_MS = 2000,  /* we reach a peer that long, and it does not reach us */
@@ -122,7 +125,7 @@ struct peers {
     struct listener *listeners;
     size_t listener_count;
     struct loop_timer *probe_end;
-    uint64_t last_probe_ms;
+    uint64_t last_probe_ms, last_ping_ms;
 
     pthread_mutex_t lock; /* what follows; also touched by nng's threads */
     pthread_cond_t apart_ended;
@@ -520,6 +523,7 @@ static void lane_set_down(struct peers *p, struct peer *peer, struct lane *lane)
     if (lane->kind == PEER_LANE_MAIN) {
         peer->stats.up = false;
         peer->stats.up_since_ms = 0;
+        peer->stats.disconnects++;
         p->ops->on_down(p->user, peer->id);
     }
 }
@@ -585,6 +589,21 @@ static void on_inbound_event(struct peers *p, const struct pipe_event *ev)
     }
 }
 
+static void ping(struct peers *p, uint64_t id, enum peer_type type, uint64_t clock_ns);
+
+static void on_ping(struct peers *p, struct peer *peer, const struct peer_frame *f)
+{
+    struct wire_reader r = wire_reader(f->body);
+    uint64_t clock_ns = wire_get_u64(&r), now = loop_clock_ns();
+
+    if (peer == NULL || r.bad)
+        return;
+    if (f->type == PEER_PING)
+        ping(p, peer->id, PEER_PONG, clock_ns);
+    else if (clock_ns <= now)
+        metrics_histogram_add(&peer->stats.round_trips, now - clock_ns);
+}
+
 static void refuse(struct peers *p, nng_msg *msg, const struct peer_header *h, const char *why,
                    uint64_t *counter)
 {
@@ -647,7 +666,10 @@ static void on_batch(struct peers *p, nng_msg *msg)
                 return;
             }
         }
-        p->ops->on_frame(p->user, &h, &f);
+        if (f.type == PEER_PING || f.type == PEER_PONG)
+            on_ping(p, peer, &f);
+        else
+            p->ops->on_frame(p->user, &h, &f);
     }
 }
 
@@ -780,6 +802,16 @@ static void on_probe_end(void *user)
     }
 }
 
+static void ping(struct peers *p, uint64_t id, enum peer_type type, uint64_t clock_ns)
+{
+    struct buf *b = peers_begin(p, id, PEER_LANE_MAIN, type);
+
+    if (b == NULL)
+        return;
+    wire_put_u64(b, clock_ns);
+    peers_end(p);
+}
+
 static bool reaches_us(const struct peer *peer)
 {
     for (int k = 0; k < PEER_LANE_COUNT; k++) {
@@ -817,6 +849,13 @@ static void on_check(void *user)
         else if (now - peer->one_way_since_ms >= ONE_WAY_MS)
             deaf = true;
     }
+    if (now - p->last_ping_ms >= PING_MS) {
+        p->last_ping_ms = now;
+        for (size_t i = 0; i < p->count; i++) {
+            if (p->list[i]->stats.up)
+                ping(p, p->list[i]->id, PEER_PING, loop_clock_ns());
+        }
+    }
     if (deaf && now - p->last_probe_ms >= ONE_WAY_MS)
         probe_listeners(p);
 }
@@ -838,6 +877,8 @@ int peers_set(struct peers *p, uint64_t id, const struct url_list *urls)
         return -ENOSPC;
     peer = xcalloc(1, sizeof(*peer));
     peer->id = id;
+    peer->stats.round_trips.first_ns = ROUND_TRIP_FIRST_NS;
+    peer->stats.round_trips.buckets = ROUND_TRIP_BUCKETS;
     for (size_t i = 0; i < urls->count; i++)
         url_list_add(&peer->urls, bytes_str(urls->items[i]));
     p->list[p->count++] = peer;

@@ -16,6 +16,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "lib/metrics/metrics.h"
 #include "lib/util/buf.h"
 #include "lib/util/url.h"
 #include "raftd/peer/peer_msg.h"
@@ -68,7 +69,8 @@ void peers_end(struct peers *p);
 
 struct peer_stats {
     bool up;
-    uint64_t bytes_sent, bytes_received, frames_dropped;
+    uint64_t bytes_sent, bytes_received, frames_dropped, disconnects;
+    struct metrics_histogram round_trips; /* of pings, every other second */
     uint64_t last_seen_ms;  /* loop clock; 0: never */
     uint64_t up_since_ms;   /* 0: down */
 };

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 
 import grpc
 from etcd3.etcdrpc import rpc_pb2 as pb
@@ -502,3 +503,69 @@ def range_in_chunks(target):
                     raise Failure(f"{kw}: {e.details()}") from e
         cluster.stop()
         return f"{len(chunks)} chunks"
+
+
+# ---- metrics ----
+
+# What the alerts and dashboards of etcd's monitoring mixin ask for.
+MIXIN = """etcd_server_has_leader etcd_server_is_leader etcd_server_leader_changes_seen_total
+    etcd_server_proposals_applied_total etcd_server_proposals_committed_total
+    etcd_server_proposals_failed_total etcd_server_proposals_pending
+    etcd_server_quota_backend_bytes etcd_mvcc_db_total_size_in_bytes
+    etcd_mvcc_db_total_size_in_use_in_bytes etcd_disk_wal_fsync_duration_seconds_bucket
+    etcd_disk_backend_commit_duration_seconds_bucket etcd_network_peer_sent_failures_total
+    etcd_network_peer_round_trip_time_seconds_bucket etcd_network_peer_sent_bytes_total
+    etcd_network_peer_received_bytes_total etcd_network_client_grpc_received_bytes_total
+    etcd_network_client_grpc_sent_bytes_total etcd_debugging_mvcc_watcher_total
+    grpc_server_started_total grpc_server_handled_total grpc_server_handling_seconds_bucket
+    process_resident_memory_bytes process_start_time_seconds""".split()
+
+
+def scrape(member):
+    """name -> [(labels, value)], each line checked for its form and each family for its TYPE."""
+    found, families = {}, set()
+    with urllib.request.urlopen(member.client_url + "/metrics", timeout=5) as r:
+        for line in r.read().decode().splitlines():
+            if line.startswith("# TYPE "):
+                name = line.split()[2]
+                if name in families:
+                    raise Failure(f"{name} comes twice")
+                families.add(name)
+            elif not line.startswith("#"):
+                m = re.fullmatch(r'([a-z0-9_]+)(?:{([^}]*)})? ([0-9.e+-]+|\+Inf|NaN)', line)
+                if not m:
+                    raise Failure(f"not a sample: {line}")
+                if not any(m[1] == f or re.fullmatch(f + "_(bucket|sum|count)", m[1])
+                           for f in (m[1], re.sub("_(bucket|sum|count)$", "", m[1]))
+                           if f in families):
+                    raise Failure(f"{m[1]} has no TYPE before it")
+                found.setdefault(m[1], []).append((m[2] or "", float(m[3])))
+    return found
+
+
+@test("metrics-of-3", 8)
+def metrics(target):
+    with Cluster(target, 3, ["--metrics", "extensive"]).start() as cluster:
+        leader = cluster.leader()
+        with leader.client() as c:
+            for i in range(100):
+                c.put(f"key{i}", "x" * 100)
+        found = until("round trips were measured", lambda: (
+            lambda f: f if f.get("etcd_network_peer_round_trip_time_seconds_count", [("", 0)])[0][1]
+            else None)(scrape(leader)))
+        missing = [name for name in MIXIN if name not in found]
+        if missing:
+            raise Failure(f"not there: {missing}")
+        value = {name: samples[0][1] for name, samples in found.items()}
+        for name, least, most in (("etcd_server_has_leader", 1, 1), ("etcd_server_is_leader", 1, 1),
+                                  ("etcd_mvcc_put_total", 100, 100),
+                                  ("etcd_disk_wal_fsync_duration_seconds_count", 1, 1 << 40),
+                                  ("etcd_server_proposals_applied_total", 100, 1000),
+                                  ("process_resident_memory_bytes", 1 << 20, 1 << 30)):
+            if not least <= value[name] <= most:
+                raise Failure(f"{name} is {value[name]}")
+        peers = {labels for labels, _ in found["etcd_network_peer_sent_bytes_total"]}
+        if len(peers) != 2:
+            raise Failure(f"sent bytes to {peers}")
+        cluster.stop()
+        return f"{len(found)} metrics"
