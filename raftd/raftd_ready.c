@@ -122,6 +122,7 @@ static void on_soft_changed(struct raftd *r)
 {
     raft_id leader = raft_leader(r->raft);
 
+    raftd_snap_leader_changed(r);
     if (leader == r->known_leader)
         return;
     if (leader != 0) {
@@ -133,7 +134,6 @@ static void on_soft_changed(struct raftd *r)
         log_info("no leader at term %llu", (unsigned long long)raft_get_term(r->raft));
     }
     r->known_leader = leader;
-    raftd_snap_leader_changed(r);
 }
 
 static void finish_slots(struct raftd *r)

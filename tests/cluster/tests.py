@@ -567,5 +567,8 @@ def metrics(target):
         peers = {labels for labels, _ in found["etcd_network_peer_sent_bytes_total"]}
         if len(peers) != 2:
             raise Failure(f"sent bytes to {peers}")
+        for m in cluster.members:
+            if scrape(m)["etcd_server_leader_changes_seen_total"][0][1] < 1:
+                raise Failure(f"{m.name} has seen no leader")
         cluster.stop()
         return f"{len(found)} metrics"
