@@ -541,9 +541,11 @@ static void restart_stream(struct watch_hub *hub, struct watch_stream *s, int64_
     LIST_FOREACH_SAFE (it, next, &s->cohorts) {
         struct watch_cohort *c = LIST_ENTRY(it, struct watch_cohort, stream_node);
 
-        if (c->at_head)
-            leave_head(hub, c);
-        if (c->at_head && c->next <= revision)
+        if (!c->at_head)
+            continue;
+        leave_head(hub, c);
+        c->next = MAX(c->next, hub->head + 1); /* one that started late has moved on since */
+        if (c->next <= revision)
             watch_cohort_fall_behind(hub, c, c->next);
     }
 }
