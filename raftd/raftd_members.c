@@ -160,6 +160,8 @@ int raftd_members_check(const struct raftd_members *m, const struct proto_conf_c
     switch (c->op) {
     case PROTO_CONF_ADD_VOTER:
     case PROTO_CONF_ADD_LEARNER:
+        if (found != NULL && found->removed)
+            return OUT_MEMBER_NOT_FOUND; /* etcd: its id is used up */
         if (c->member.id == 0 || found != NULL)
             return OUT_MEMBER_EXIST;
         if (count_living(m, false) >= RAFT_MEMBERS_MAX || m->count >= TOMBSTONES_MAX)

@@ -50,11 +50,21 @@ struct engine_batch {
 
 struct engine_sync {
     struct engine_leveldb *e;
-    uint64_t sequence;
+    uint64_t sequence, written_bytes; /* when it began */
     uint64_t took_ns;
     uint64_t disk_bytes, used_bytes, memory_bytes;
     int result;
     char what[PATH_MAX + 32];
+};
+
+struct engine_merge {
+    struct engine_leveldb *e; /* NULL: closed meanwhile */
+    struct buf *keys;         /* borders */
+    size_t key_count;
+    uint64_t disk_bytes;
+    int result;
+    char what[PATH_MAX + 32];
+    void (*done)(void *user);
 };
 
 struct engine_leveldb {
@@ -72,10 +82,12 @@ struct engine_leveldb {
     struct loop_timer *sync_timer;
     uint64_t handed_sequence, reported_sequence, durable_sequence;
     uint64_t synced_bytes; /* written_bytes when the last sync began */
+    uint64_t measured_bytes; /* written_bytes when disk_bytes was looked at */
     bool sync_again;
     uint64_t disk_bytes, used_bytes, memory_bytes;
     struct metrics_histogram syncs;
     struct engine_sync *sync; /* the one on a worker */
+    struct engine_merge *merge;
 
     /* writer thread */
     pthread_t writer;
@@ -92,7 +104,7 @@ struct engine_leveldb {
     bool writer_idle; /* it waits without a deadline: a signal is needed */
     bool stopping;
     bool failed; /* nothing is written any more */
-    bool sync_in_worker;
+    bool sync_in_worker, merge_in_worker;
     uint64_t written_sequence, written_bytes, write_count, write_ns_sum;
     unsigned int level0_files;
 };
@@ -362,6 +374,7 @@ static void sync_done(void *arg)
         return;
     }
     e->disk_bytes = s->disk_bytes;
+    e->measured_bytes = s->written_bytes;
     e->used_bytes = s->used_bytes;
     e->memory_bytes = s->memory_bytes;
     metrics_histogram_add(&e->syncs, s->took_ns);
@@ -386,7 +399,7 @@ static void sync_start(struct engine_leveldb *e)
     s->e = e;
     pthread_mutex_lock(&e->lock);
     s->sequence = e->written_sequence;
-    e->synced_bytes = e->written_bytes;
+    s->written_bytes = e->synced_bytes = e->written_bytes;
     e->sync_in_worker = true;
     pthread_mutex_unlock(&e->lock);
     e->sync = s;
@@ -399,6 +412,80 @@ void engine_leveldb_sync(struct engine_leveldb *e)
         e->sync_again = true;
     else if (!has_failed(e))
         sync_start(e);
+}
+
+/* ---- merging ---- */
+
+static bool is_stopping(struct engine_leveldb *e)
+{
+    bool stopping;
+
+    pthread_mutex_lock(&e->lock);
+    stopping = e->stopping || e->failed;
+    pthread_mutex_unlock(&e->lock);
+    return stopping;
+}
+
+static void merge_run(void *arg)
+{
+    struct engine_merge *m = arg;
+    struct engine_leveldb *e = m->e;
+
+    for (size_t i = 0; i <= m->key_count && !is_stopping(e); i++) {
+        const struct buf *from = i > 0 ? &m->keys[i - 1] : NULL;
+        const struct buf *to = i < m->key_count ? &m->keys[i] : NULL;
+
+        leveldb_compact_range(e->db, from != NULL ? (const char *)from->data : NULL,
+                              from != NULL ? from->len : 0,
+                              to != NULL ? (const char *)to->data : NULL,
+                              to != NULL ? to->len : 0);
+    }
+    m->result = sync_files(e->path, true, &m->disk_bytes, m->what, sizeof(m->what));
+    pthread_mutex_lock(&e->lock);
+    e->merge_in_worker = false;
+    pthread_cond_broadcast(&e->sync_ended);
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void merge_done(void *arg)
+{
+    struct engine_merge *m = arg;
+    struct engine_leveldb *e = m->e;
+
+    for (size_t i = 0; i < m->key_count; i++)
+        buf_fini(&m->keys[i]);
+    free(m->keys);
+    if (e != NULL) {
+        e->merge = NULL;
+        if (m->result == 0) {
+            e->disk_bytes = m->disk_bytes;
+            pthread_mutex_lock(&e->lock);
+            e->measured_bytes = e->written_bytes;
+            pthread_mutex_unlock(&e->lock);
+        }
+        m->done(e->args.user);
+    }
+    free(m);
+}
+
+bool engine_leveldb_merge(struct engine_leveldb *e, struct buf *keys, size_t key_count,
+                          void (*done)(void *user))
+{
+    if (e->merge != NULL || has_failed(e)) {
+        for (size_t i = 0; i < key_count; i++)
+            buf_fini(&keys[i]);
+        free(keys);
+        return false;
+    }
+    e->merge = xcalloc(1, sizeof(*e->merge));
+    *e->merge = (struct engine_merge){
+        .e = e, .keys = keys, .key_count = key_count, .done = done};
+    pthread_mutex_lock(&e->lock);
+    e->merge_in_worker = true;
+    pthread_mutex_unlock(&e->lock);
+    loop_submit(e->args.loop,
+                &(struct loop_job){.run = merge_run, .done = merge_done, .arg = e->merge});
+    return true;
 }
 
 static void on_sync_timer(void *user)
@@ -721,11 +808,13 @@ void engine_leveldb_close(struct engine_leveldb *e)
     pthread_mutex_lock(&e->lock);
     e->stopping = true;
     pthread_cond_signal(&e->queue_grew);
-    while (e->sync_in_worker)
+    while (e->sync_in_worker || e->merge_in_worker)
         pthread_cond_wait(&e->sync_ended, &e->lock);
     pthread_mutex_unlock(&e->lock);
     if (e->sync != NULL)
         e->sync->e = NULL;
+    if (e->merge != NULL)
+        e->merge->e = NULL;
     if (e->writer_started)
         pthread_join(e->writer, NULL);
     if (e->db != NULL && e->writer_started && !has_failed(e)) {
@@ -764,9 +853,9 @@ void engine_leveldb_get_stats(const struct engine_leveldb *e, struct engine_leve
         .written_sequence = e->written_sequence,
         .write_count = e->write_count,
         .write_ns_sum = e->write_ns_sum,
+        .disk_bytes = e->disk_bytes + (e->written_bytes - e->measured_bytes),
     };
     pthread_mutex_unlock(lock);
-    ret->disk_bytes = e->disk_bytes;
     ret->used_bytes = e->used_bytes;
     ret->memory_bytes = e->memory_bytes;
     ret->durable_sequence = e->durable_sequence;

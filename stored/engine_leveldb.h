@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "lib/metrics/metrics.h"
+#include "lib/util/buf.h"
 #include "lib/util/bytes.h"
 
 struct engine_leveldb;
@@ -62,10 +63,16 @@ void engine_leveldb_close(struct engine_leveldb *e);
 /* Starts a sync now (one at a time; asked for during one, another follows). */
 void engine_leveldb_sync(struct engine_leveldb *e);
 
+/* LevelDB merges all its tables on a worker, range by range, so that nothing deleted takes room any
+ * more; writes and reads go on. `done` comes on the loop thread, not when the engine is closed
+ * before. False: one is under way already. `keys`: borders of the ranges, ascending; taken over. */
+bool engine_leveldb_merge(struct engine_leveldb *e, struct buf *keys, size_t key_count,
+                          void (*done)(void *user));
+
 struct engine_leveldb_stats {
     uint64_t queued_bytes; /* handed over, not yet written */
     unsigned int level0_files;
-    uint64_t disk_bytes; /* of all files; measured with each sync */
+    uint64_t disk_bytes; /* of all files: measured with each sync, plus what was written since */
     uint64_t used_bytes; /* LevelDB's estimate of live data */
     uint64_t memory_bytes;
     uint64_t written_sequence, durable_sequence;

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <xxhash.h>
 
+#include "lib/proto/downgrade.h"
 #include "lib/proto/messages.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/macros.h"
@@ -65,9 +66,26 @@ const struct store_alarms *kv_alarms(const struct kv *kv)
     return &kv->alarms;
 }
 
+/* The table holds "3.7.0", or "3.7.0/3.6.0" while a downgrade to the second is under way. */
+static struct bytes version_part(const struct kv *kv, bool second)
+{
+    struct bytes all = buf_bytes(&kv->cluster_version);
+    const uint8_t *slash = all.len != 0 ? memchr(all.data, '/', all.len) : NULL;
+    size_t at = slash != NULL ? (size_t)(slash - all.data) : all.len;
+
+    if (!second)
+        return bytes_of(all.data, at);
+    return slash != NULL ? bytes_of(slash + 1, all.len - at - 1) : BYTES_EMPTY;
+}
+
 struct bytes kv_cluster_version(const struct kv *kv)
 {
-    return buf_bytes(&kv->cluster_version);
+    return version_part(kv, false);
+}
+
+struct bytes kv_downgrade(const struct kv *kv)
+{
+    return version_part(kv, true);
 }
 
 uint64_t kv_tables_generation(const struct kv *kv)
@@ -155,6 +173,15 @@ void kv_on_durable(struct kv *kv, uint64_t sequence)
 uint64_t kv_durable_index(const struct kv *kv)
 {
     return kv->durable_index;
+}
+
+void kv_engine_border(const struct kv *kv, size_t part, size_t parts, struct buf *ret)
+{
+    uint8_t key[KV_RECORD_KEY_BYTES];
+
+    assert(parts > 0);
+    kv_record_key(key, kv->revision / (int64_t)parts * (int64_t)part, 0);
+    buf_append(ret, key, sizeof(key));
 }
 
 /* ---- values ---- */
@@ -542,11 +569,37 @@ static int apply_cluster_version(struct kv *kv, struct bytes body)
 {
     enum { CLUSTER_VERSION_BYTES_MAX = 64 };
 
-    if (body.len == 0 || body.len > CLUSTER_VERSION_BYTES_MAX)
+    if (body.len == 0 || body.len > CLUSTER_VERSION_BYTES_MAX ||
+        memchr(body.data, '/', body.len) != NULL)
         return OUT_MALFORMED;
     buf_clear(&kv->cluster_version);
     buf_append_bytes(&kv->cluster_version, body);
     kv->version_changed = true;
+    return OUT_OK;
+}
+
+static int apply_downgrade(struct kv *kv, struct apply *a, struct bytes target)
+{
+    struct bytes version = kv_cluster_version(kv);
+    bool under_way = kv_downgrade(kv).len != 0;
+    int outcome = OUT_OK;
+
+    if (target.len != 0)
+        outcome = downgrade_check(version, under_way, target);
+    else if (!under_way)
+        outcome = OUT_NO_INFLIGHT_DOWNGRADE;
+    if (outcome != OUT_OK)
+        return outcome;
+    kv->cluster_version.len = version.len;
+    if (target.len != 0) {
+        buf_append_u8(&kv->cluster_version, '/');
+        buf_append_bytes(&kv->cluster_version, target);
+    }
+    kv->version_changed = true;
+    if (a->message == NULL)
+        return OUT_OK;
+    kv_put_header(a->message, a->header, kv->revision);
+    pb_put_bytes(a->message, 2, downgrade_shown(kv_cluster_version(kv)));
     return OUT_OK;
 }
 
@@ -579,6 +632,8 @@ static int apply_payload(struct kv *kv, struct apply *a, const struct proto_entr
         return apply_member_attr(kv, payload.body);
     case PROTO_KIND_CLUSTER_VERSION:
         return apply_cluster_version(kv, payload.body);
+    case PROTO_KIND_DOWNGRADE:
+        return apply_downgrade(kv, a, payload.body);
     case PROTO_KIND_CONF_CHANGE:
         return apply_conf_change(kv, a, payload.body);
     case PROTO_KIND_LEASE_GRANT:

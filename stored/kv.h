@@ -80,6 +80,7 @@ void kv_get_stats(const struct kv *kv, struct kv_stats *ret);
 const struct store_members *kv_members(const struct kv *kv);
 const struct store_alarms *kv_alarms(const struct kv *kv);
 struct bytes kv_cluster_version(const struct kv *kv);
+struct bytes kv_downgrade(const struct kv *kv); /* target version of the one under way, or empty */
 struct lease_table *kv_leases(struct kv *kv); /* changed by kv_apply only */
 /* Rises with every change of members, alarms or cluster version. */
 uint64_t kv_tables_generation(const struct kv *kv);
@@ -202,6 +203,9 @@ bool kv_compact_unfinished(const struct kv *kv);
 int kv_compact_step(struct kv *kv, size_t max_keys);
 /* Everything below this revision is physically gone (deletes handed to the engine). */
 int64_t kv_compact_finished_revision(const struct kv *kv);
+
+/* A key of the engine such that about part/parts of all versions lie below it. */
+void kv_engine_border(const struct kv *kv, size_t part, size_t parts, struct buf *ret);
 
 /* ---- checkpoint: the index as a file, so that opening does not scan history ---- */
 

@@ -46,6 +46,7 @@ static const uint8_t entry_needs[PROTO_KIND_MAX + 1] = {
     [PROTO_KIND_ROLE_DELETE] = NEED_ROOT,
     [PROTO_KIND_ROLE_GRANT_PERMISSION] = NEED_ROOT,
     [PROTO_KIND_ROLE_REVOKE_PERMISSION] = NEED_ROOT,
+    [PROTO_KIND_DOWNGRADE] = NEED_ROOT,
 };
 
 static const uint8_t read_needs[PROTO_READ_MAX + 1] = {
@@ -70,6 +71,8 @@ static const uint8_t read_needs[PROTO_READ_MAX + 1] = {
     [PROTO_READ_USER_LIST] = NEED_ROOT,
     [PROTO_READ_ROLE_GET] = NEED_OWN,
     [PROTO_READ_ROLE_LIST] = NEED_ROOT,
+    [PROTO_READ_DEFRAGMENT] = NEED_ROOT,
+    [PROTO_READ_ADMIT] = NEED_ANYONE, /* gatewayd asks it before it proposes a write */
 };
 
 /* ---- the check ---- */

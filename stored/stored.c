@@ -169,6 +169,7 @@ void stored_state_close(struct stored *s)
     stored_watch_state_close(s);
     kv_free(TAKE(s->kv));
     engine_leveldb_close(TAKE(s->engine));
+    stored_defragment_state_closed(s);
 }
 
 /* ---- the turn ---- */
@@ -210,6 +211,7 @@ void stored_after_apply(struct stored *s)
     stored_auth_role(s);
     stored_apply_report_soon(s);
     stored_members_changed(s);
+    stored_space_changed(s);
     stored_compact_kick(s);
     if (!s->ready)
         stored_check_ready(s);
@@ -253,6 +255,8 @@ int stored_open(struct stored *s, const struct stored_args *args)
     stored_reads_init(s);
     stored_leases_init(s);
     stored_compact_init(s);
+    stored_space_init(s);
+    stored_defragment_init(s);
     stored_watch_init(s);
     s->report_timer = loop_timer_new(s->loop, "applied report", on_report_timer, s);
     s->work_hook = loop_hook_new(s->loop, "stored work", LOOP_PHASE_WORK, on_work, s);
@@ -291,6 +295,10 @@ int stored_open(struct stored *s, const struct stored_args *args)
 
 int stored_start(struct stored *s)
 {
+    int r = stored_auto_compact_start(s);
+
+    if (r < 0)
+        return r;
     stored_checkpoint_start(s);
     stored_compact_kick(s);
     return stored_ipc_start(s);
@@ -340,6 +348,9 @@ void stored_close(struct stored *s)
     stored_state_close(s);
     stored_watch_fini(s);
     stored_compact_fini(s);
+    stored_space_fini(s);
+    stored_defragment_fini(s);
+    stored_auto_compact_fini(s);
     stored_auth_fini(s);
     loop_timer_free(s->report_timer);
     loop_hook_free(s->work_hook);

@@ -16,6 +16,7 @@
 #include "lib/util/buf.h"
 #include "lib/util/hmap.h"
 #include "lib/util/list.h"
+#include "stored/compactor.h"
 #include "stored/engine_leveldb.h"
 #include "stored/kv.h"
 #include "stored/stored_dir.h"
@@ -51,6 +52,7 @@ struct stored_conf {
     bool unsafe_no_fsync;
     uint64_t checkpoint_interval_ns;
     uint64_t checkpoint_entries;
+    char *auto_compaction_mode, *auto_compaction_retention;
     char *auth_token; /* "simple" or "jwt,..." */
     uint64_t auth_token_ttl_s;
     uint64_t bcrypt_cost;
@@ -148,7 +150,19 @@ struct stored {
     struct stored_auth *auth; /* stored_auth.h */
     struct stored_leases *leases; /* stored_leases.c */
 
+    /* the quota (stored_space.c) */
+    uint64_t space_told; /* bytes used, as gatewayd was told */
+    struct list refused; /* writes that wait for the alarm */
+    size_t refused_count;
+    struct loop_timer *space_timer; /* active: the alarm was proposed */
+
     /* background */
+    struct list defragments; /* callers that wait */
+    size_t defragment_count;
+    bool merging; /* the engine is */
+    struct loop_timer *defragment_timer;
+    struct compactor compactor;
+    struct loop_timer *compactor_timer; /* NULL: off */
     struct loop_timer *compact_timer;
     struct loop_timer *checkpoint_timer;
     struct stored_checkpoint *checkpoint; /* in the making */
@@ -247,6 +261,29 @@ void stored_snapshot_work(struct stored *s);
 int stored_compact_init(struct stored *s);
 void stored_compact_fini(struct stored *s);
 void stored_compact_kick(struct stored *s); /* there may be something to do */
+
+/* stored_space.c */
+void stored_space_init(struct stored *s);
+void stored_space_fini(struct stored *s);
+uint64_t stored_used_bytes(const struct stored *s); /* what counts for the quota */
+void stored_space_gateway_up(struct stored_gateway *gw);
+void stored_space_changed(struct stored *s); /* something was executed */
+/* PROTO_READ_ADMIT: 0 or an outcome; -EINPROGRESS: answered later. */
+int stored_space_admit(struct stored_gateway *gw, uint64_t id, struct bytes body);
+/* An entry of our own, nobody waits for it. term: see proto_propose_own. */
+void stored_propose_own(struct stored *s, uint64_t term, enum proto_kind kind, struct bytes body);
+
+/* stored_defragment.c */
+void stored_defragment_init(struct stored *s);
+void stored_defragment_fini(struct stored *s);
+int stored_defragment(struct stored_gateway *gw, uint64_t id); /* -EINPROGRESS, or an outcome */
+void stored_defragment_kick(struct stored *s);
+void stored_defragment_merged(void *user);
+void stored_defragment_state_closed(struct stored *s);
+
+/* stored_auto_compact.c */
+int stored_auto_compact_start(struct stored *s);
+void stored_auto_compact_fini(struct stored *s);
 
 /* stored_checkpoint.c */
 void stored_checkpoint_start(struct stored *s);

@@ -39,6 +39,7 @@ static void on_compact_timer(void *user)
             return;
         }
         stored_apply_release_held(s);
+        stored_space_changed(s);
     }
     stored_compact_kick(s);
 }

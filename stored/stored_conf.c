@@ -34,5 +34,9 @@ const struct conf_field stored_conf_fields[] = {
      "seconds a simple token lives after its last use"},
     {"bcrypt-cost", CONF_U64, FIELD(bcrypt_cost), "10", 0, UINT32_MAX, false,
      "cost of password hashes, 4 to 31"},
+    {"auto-compaction-mode", CONF_STRING, FIELD(auto_compaction_mode), "periodic", 0, 0, false,
+     "periodic or revision"},
+    {"auto-compaction-retention", CONF_STRING, FIELD(auto_compaction_retention), "0", 0, 0, false,
+     "history to keep: hours, a duration, or revisions; 0: all"},
     CONF_END,
 };

@@ -263,6 +263,7 @@ static void gateway_on_up(void *user)
     struct stored_gateway *gw = user;
 
     gw->generation = gw->hello_generation;
+    stored_space_gateway_up(gw);
     stored_auth_gateway_up(gw);
 }
 

@@ -113,7 +113,7 @@ static void put_status(struct stored *s, struct buf *out)
                                   .applied_index = state.applied_index,
                                   .durable_index = kv_durable_index(s->kv),
                                   .db_bytes = engine.disk_bytes,
-                                  .db_bytes_in_use = MIN(stats.record_bytes, engine.disk_bytes),
+                                  .db_bytes_in_use = MIN(stored_used_bytes(s), engine.disk_bytes),
                                   .quota_bytes = s->quota_bytes,
                                   .key_count = stats.key_count,
                                   .chain_hash = state.chain_hash,
@@ -126,6 +126,7 @@ static void put_status(struct stored *s, struct buf *out)
                                   .cache_bytes = stats.cache_bytes + stats.unwritten_bytes,
                                   .index_bytes = stats.index_bytes,
                                   .cluster_version = kv_cluster_version(s->kv),
+                                  .downgrade = kv_downgrade(s->kv),
                                   .alarms = buf_bytes(&alarms),
                               });
 }
@@ -224,6 +225,10 @@ static int execute(struct stored_gateway *gw, uint64_t id, const struct proto_re
     case PROTO_READ_METRICS:
         stored_metrics(s, out);
         return 0;
+    case PROTO_READ_DEFRAGMENT:
+        return stored_defragment(gw, id);
+    case PROTO_READ_ADMIT:
+        return stored_space_admit(gw, id, body);
     case PROTO_READ_AUTH_IDENTITY:
     case PROTO_READ_AUTH_LOGIN:
     case PROTO_READ_AUTH_HASH:

@@ -4,6 +4,7 @@
  */
 #include "gatewayd/gatewayd.h"
 #include "gatewayd/grpc.h"
+#include "gatewayd/quota.h"
 #include "gatewayd/v3/range_stream.h"
 #include "lib/proto/kv_check.h"
 #include "lib/proto/outcome.h"
@@ -34,7 +35,7 @@ static void put(struct grpc_call *call)
     if (outcome != OUT_OK)
         grpc_fail_outcome(call, outcome);
     else
-        grpc_forward_proposal(call, PROTO_KIND_PUT);
+        quota_forward_proposal(call, PROTO_KIND_PUT, kv_put_cost(&request));
 }
 
 static void delete_range(struct grpc_call *call)
@@ -63,7 +64,7 @@ static void txn(struct grpc_call *call)
     else if (kv_txn_is_read_only(&request))
         grpc_forward_read(call, PROTO_READ_TXN, !kv_txn_is_serializable(&request));
     else
-        grpc_forward_proposal(call, PROTO_KIND_TXN);
+        quota_forward_proposal(call, PROTO_KIND_TXN, kv_txn_cost(&request));
 }
 
 static void compact(struct grpc_call *call)

@@ -1,7 +1,6 @@
 /*
- * Maintenance service (etcd rpc.proto Maintenance): Status, Alarm and HashKV. Status is put together from
- * what raftd and stored say of themselves; both are asked at once. The rest is declared, not offered
- * yet.
+ * Maintenance service (etcd rpc.proto Maintenance). Status is put together from what raftd and
+ * stored say of themselves; both are asked at once.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -9,6 +8,7 @@
 #include "config.h"
 #include "gatewayd/gatewayd.h"
 #include "gatewayd/grpc.h"
+#include "gatewayd/v3/downgrade.h"
 #include "gatewayd/v3/snapshot.h"
 #include "lib/proto/etcd/rpc.pb-c.h"
 #include "lib/proto/outcome.h"
@@ -35,7 +35,12 @@ enum {
     HEADER_MEMBER_ID = 2,
     HEADER_REVISION = 3,
     HEADER_RAFT_TERM = 4,
+    DOWNGRADE_ENABLED = 1,
+    DOWNGRADE_TARGET = 2,
+    HASH_HEADER = 1, /* HashResponse and HashKVResponse alike */
+    HASH_HASH = 2,
 };
+
 
 /* call->backend asks stored, this asks raftd; the reply waits for both. */
 struct status_state {
@@ -78,6 +83,7 @@ static void status_reply(struct status_state *state, const struct proto_store_st
 {
     const struct proto_raft_status *raft = &state->raft;
     CLEANUP(buf_fini) struct buf header = BUF_INIT;
+    CLEANUP(buf_fini) struct buf downgrade = BUF_INIT;
     CLEANUP(buf_fini) struct buf reply = BUF_INIT;
 
     pb_put_u64(&header, HEADER_CLUSTER_ID, raft->cluster_id);
@@ -96,7 +102,11 @@ static void status_reply(struct status_state *state, const struct proto_store_st
     pb_put_bool(&reply, STATUS_IS_LEARNER, raft->is_learner);
     pb_put_bytes(&reply, STATUS_STORAGE_VERSION, store->cluster_version);
     pb_put_u64(&reply, STATUS_DB_SIZE_QUOTA, store->quota_bytes);
-    pb_put_message(&reply, STATUS_DOWNGRADE_INFO, BYTES_EMPTY);
+    if (store->downgrade.len != 0) {
+        pb_put_bool(&downgrade, DOWNGRADE_ENABLED, true);
+        pb_put_bytes(&downgrade, DOWNGRADE_TARGET, store->downgrade);
+    }
+    pb_put_message(&reply, STATUS_DOWNGRADE_INFO, buf_bytes(&downgrade));
     grpc_reply(state->call, buf_bytes(&reply));
 }
 
@@ -187,18 +197,86 @@ static void hash_kv(struct grpc_call *call)
     grpc_forward_read(call, PROTO_READ_HASH_KV, false);
 }
 
+/* What HashKV says of the current revision, without what only HashKV tells. */
+static void on_hash(struct backend_call *backend, int outcome, struct bytes part,
+                    uint64_t total_bytes)
+{
+    struct grpc_call *call = CONTAINER_OF(backend, struct grpc_call, backend);
+    CLEANUP(buf_fini) struct buf reply = BUF_INIT;
+    struct pb_reader r = pb_reader(part);
+    struct pb_field f;
+
+    while (outcome == OUT_OK && pb_next(&r, &f)) {
+        if (f.number == HASH_HEADER && f.type == PB_LENGTH)
+            pb_put_message(&reply, HASH_HEADER, f.bytes);
+        else if (f.number == HASH_HASH && f.type == PB_VARINT)
+            pb_put_u64(&reply, HASH_HASH, f.value);
+    }
+    if (outcome == OUT_OK && r.bad)
+        outcome = OUT_INTERNAL;
+    if (outcome != OUT_OK)
+        grpc_fail_outcome(call, outcome);
+    else
+        grpc_reply(call, buf_bytes(&reply));
+}
+
+static void hash(struct grpc_call *call)
+{
+    call->backend.done = on_hash;
+    call->backend.deadline_ns = call->deadline_ns;
+    backend_read(call->gw->backend, &call->backend, PROTO_READ_HASH_KV, false);
+}
+
+static void defragment(struct grpc_call *call)
+{
+    call->backend.patient = true; /* as long as LevelDB needs */
+    grpc_forward_read(call, PROTO_READ_DEFRAGMENT, false);
+}
+
+static void on_moved(struct backend_call *backend, int outcome, struct bytes part,
+                     uint64_t total_bytes)
+{
+    struct grpc_call *call = CONTAINER_OF(backend, struct grpc_call, backend);
+
+    if (outcome != OUT_OK)
+        grpc_fail_outcome(call, outcome);
+    else
+        grpc_reply(call, BYTES_EMPTY);
+}
+
+static void move_leader(struct grpc_call *call)
+{
+    Etcdserverpb__MoveLeaderRequest *request =
+        etcdserverpb__move_leader_request__unpack(NULL, call->message.len, call->message.data);
+    uint64_t target;
+
+    if (request == NULL) {
+        grpc_fail_outcome(call, OUT_MALFORMED);
+        return;
+    }
+    target = request->targetid;
+    etcdserverpb__move_leader_request__free_unpacked(request, NULL);
+    call->backend.done = on_moved;
+    call->backend.deadline_ns = call->deadline_ns;
+    backend_raft_call(call->gw->backend, &call->backend, PROTO_RAFT_MOVE_LEADER, target);
+}
+
 struct grpc_method grpc_maintenance_methods[] = {
     {.service = "etcdserverpb.Maintenance", .name = "Alarm", .type = GRPC_UNARY,
      .handler = alarm_request},
     {.service = "etcdserverpb.Maintenance", .name = "Status", .type = GRPC_UNARY, .learner = true,
      .handler = status},
-    {.service = "etcdserverpb.Maintenance", .name = "Defragment", .type = GRPC_UNARY},
-    {.service = "etcdserverpb.Maintenance", .name = "Hash", .type = GRPC_UNARY},
+    {.service = "etcdserverpb.Maintenance", .name = "Defragment", .type = GRPC_UNARY,
+     .handler = defragment},
+    {.service = "etcdserverpb.Maintenance", .name = "Hash", .type = GRPC_UNARY,
+     .handler = hash},
     {.service = "etcdserverpb.Maintenance", .name = "HashKV", .type = GRPC_UNARY,
      .handler = hash_kv},
     {.service = "etcdserverpb.Maintenance", .name = "Snapshot", .type = GRPC_SERVER_STREAM,
      .learner = true, .handler = grpc_snapshot},
-    {.service = "etcdserverpb.Maintenance", .name = "MoveLeader", .type = GRPC_UNARY},
-    {.service = "etcdserverpb.Maintenance", .name = "Downgrade", .type = GRPC_UNARY},
+    {.service = "etcdserverpb.Maintenance", .name = "MoveLeader", .type = GRPC_UNARY,
+     .handler = move_leader},
+    {.service = "etcdserverpb.Maintenance", .name = "Downgrade", .type = GRPC_UNARY,
+     .handler = downgrade_request},
     {.name = NULL},
 };

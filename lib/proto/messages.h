@@ -303,6 +303,8 @@ enum proto_read_kind {
     PROTO_READ_METRICS = 49,    /* empty -> stored's metrics, as lib/metrics writes them */
     PROTO_READ_DEFRAGMENT = 50, /* empty -> empty, when what was compacted away is gone from disk */
     PROTO_READ_SNAPSHOT = 60, /* empty -> etcd's database file and its SHA-256, of this member */
+    PROTO_READ_ADMIT = 51,      /* u64: bytes a write would add -> empty, or OUT_NO_SPACE, when the
+                                   NOSPACE alarm that says so is active */
 
     PROTO_READ_MAX = 63,
 };

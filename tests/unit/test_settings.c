@@ -475,14 +475,14 @@ Test(settings, what_does_not_count_is_told_once)
 
     cr_assert_eq(load(&s,
                       (const char *[]){"--max-wals=7", "--enable-pprof", "--v2-deprecation=gone",
-                                       "--auto-compaction-retention=1h", "--max-snapshots=5",
+                                       "--enable-v2=false", "--max-snapshots=5",
                                        "--proxy=off", "--client-cert-auth=false", NULL},
                       no_env, &action, &e),
                  0, "%s", e.text);
     notices = notices_of(&s);
     cr_assert_str_eq(notices,
                      "I accepted, without effect here: max-wals, v2-deprecation, enable-pprof\n"
-                     "W accepted, but not acted on by this version: auto-compaction-retention\n");
+                     "W accepted, but not acted on by this version: enable-v2\n");
     settings_fini(&s);
 }
 

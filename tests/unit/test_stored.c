@@ -19,6 +19,7 @@
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 #include "lib/wire/wire.h"
+#include "stored/store_alarms.h"
 #include "stored/stored.h"
 
 enum { MEMBER = 0x8e9e05c5, CLUSTER = 0xcdf81819, GENERATION = 7, TERM = 2, ANSWERS_MAX = 64 };
@@ -49,6 +50,7 @@ struct side {
     unsigned int barrier_count, role_ack_count, members_count;
     uint64_t barrier_id;
     struct buf members;
+    struct buf own; /* the newest PROPOSE_OWN */
     struct buf snap_meta;
     struct buf *snap_chunks; /* bodies */
     size_t snap_chunk_count;
@@ -62,6 +64,7 @@ struct side {
     struct answer answers[ANSWERS_MAX];
     size_t answer_count;
     uint64_t next_id;
+    struct proto_space space; /* as told last */
 };
 
 static struct loop *loop;
@@ -161,6 +164,10 @@ static void raftd_on_frame(void *user, const struct ipc_frame *f)
         buf_clear(&d->members);
         buf_append_bytes(&d->members, f->body);
         break;
+    case PROTO_PROPOSE_OWN:
+        buf_clear(&d->own);
+        buf_append_bytes(&d->own, f->body);
+        break;
     case PROTO_SNAP_META:
         buf_clear(&d->snap_meta);
         buf_append_bytes(&d->snap_meta, f->body);
@@ -241,6 +248,10 @@ static void gateway_on_frame(void *user, const struct ipc_frame *f)
 
     if (f->type == PROTO_AUTH_CHANGED)
         return;
+    if (f->type == PROTO_SPACE) {
+        cr_assert_eq(proto_space_decode(f->body, &d->space), 0);
+        return;
+    }
     cr_assert_eq(f->type, PROTO_RESULT);
     cr_assert_eq(proto_result_decode(f->body, &m), 0);
     if (a == NULL) {
@@ -397,6 +408,7 @@ static void side_fini(struct side *d)
     free(d->snap_chunks);
     buf_fini(&d->snap_meta);
     buf_fini(&d->members);
+    buf_fini(&d->own);
     free(d->conf.data_dir);
     free(d->fatal);
     nftw(d->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
@@ -1095,6 +1107,109 @@ Test(stored, a_physical_compaction_is_answered_when_it_is_done)
     cr_assert(!kv_compact_unfinished(one.s.kv));
     expect_outcome(&one, compact(&one, 400, false), OUT_COMPACTED);
     expect_outcome(&one, compact(&one, 4000, true), OUT_FUTURE_REVISION);
+}
+
+static uint64_t admit(struct side *d, uint64_t cost)
+{
+    CLEANUP(buf_fini) struct buf b = BUF_INIT;
+    uint64_t id = d->next_id++;
+
+    proto_u64_encode(&b, &(struct proto_u64){.value = cost});
+    read_start(d, id, PROTO_READ_ADMIT, false, buf_bytes(&b));
+    return id;
+}
+
+static uint64_t set_alarm(struct side *d, uint64_t action, uint64_t type)
+{
+    CLEANUP(buf_fini) struct buf b = BUF_INIT;
+
+    pb_put_u64(&b, 1, action);
+    pb_put_u64(&b, 2, MEMBER);
+    pb_put_u64(&b, 3, type);
+    return commit(d, PROTO_KIND_ALARM, MEMBER, GENERATION, buf_bytes(&b));
+}
+
+Test(stored, the_quota_raises_the_alarm_and_refuses_what_grows)
+{
+    CLEANUP(buf_fini) struct buf gone = BUF_INIT;
+    struct proto_propose_own own;
+    uint64_t refused;
+
+    stored_down(&one);
+    one.conf.quota_backend_bytes = 100000;
+    one.raftd_up = one.gateway_up = false;
+    stored_up(&one);
+    until(one.raftd_up && one.gateway_up);
+    until(one.space.quota_bytes == 100000);
+    put_many(&one, 9, 10000);
+    until(one.space.used_bytes > 90000);
+    expect_outcome(&one, admit(&one, 100), OUT_OK);
+
+    buf_clear(&one.own);
+    refused = admit(&one, 20000);
+    until(one.own.len != 0);
+    cr_assert_null(answer_of(&one, refused)); /* not before the alarm is active */
+    cr_assert_eq(proto_propose_own_decode(buf_bytes(&one.own), &own), 0);
+    cr_assert_eq(own.kind, PROTO_KIND_ALARM);
+    commit(&one, own.kind, MEMBER, 0, own.body);
+    expect_outcome(&one, refused, OUT_NO_SPACE);
+    expect_outcome(&one, admit(&one, 20000), OUT_NO_SPACE); /* at once */
+    expect_outcome(&one, put(&one, "a", "b"), OUT_NO_SPACE);
+    pb_put_bytes(&gone, 1, BYTES_LIT("many/00000000"));
+    expect_outcome(&one, commit(&one, PROTO_KIND_DELETE_RANGE, MEMBER, GENERATION, buf_bytes(&gone)),
+                   OUT_OK);
+    /* its history still counts; without it there is room */
+    expect_outcome(&one, compact(&one, 11, true), OUT_OK);
+    until(one.space.used_bytes < 90000);
+    expect_outcome(&one, set_alarm(&one, 2, STORE_ALARM_NOSPACE), OUT_OK);
+    expect_outcome(&one, put(&one, "a", "b"), OUT_OK);
+    expect_outcome(&one, admit(&one, 100), OUT_OK);
+}
+
+Test(stored, what_overran_the_quota_raises_the_alarm_too)
+{
+    stored_down(&one);
+    one.conf.quota_backend_bytes = 50000;
+    one.raftd_up = one.gateway_up = false;
+    stored_up(&one);
+    until(one.raftd_up && one.gateway_up);
+    put_many(&one, 6, 10000); /* by way of another member */
+    until(one.own.len != 0);
+}
+
+Test(stored, no_quota_admits_everything)
+{
+    stored_down(&one);
+    one.conf.quota_backend_bytes = -1;
+    one.raftd_up = one.gateway_up = false;
+    stored_up(&one);
+    until(one.raftd_up && one.gateway_up);
+    expect_outcome(&one, admit(&one, UINT64_MAX), OUT_OK);
+}
+
+Test(stored, a_defragmentation_waits_for_the_removal_of_history)
+{
+    uint64_t id, first;
+
+    one.conf.compaction_batch_limit = 10;
+    put_many(&one, 200, 1000);
+    put_many(&one, 200, 1000);
+    first = compact(&one, 400, false);
+    apply_all(&one);
+    id = one.next_id++;
+    read_start(&one, id, PROTO_READ_DEFRAGMENT, false, BYTES_EMPTY);
+    expect_outcome(&one, put(&one, "meanwhile", "1"), OUT_OK);
+    expect_outcome(&one, first, OUT_OK);
+    expect_outcome(&one, id, OUT_OK);
+    cr_assert(!kv_compact_unfinished(one.s.kv));
+}
+
+Test(stored, a_stop_during_a_defragmentation)
+{
+    put_many(&one, 200, 1000);
+    read_start(&one, one.next_id++, PROTO_READ_DEFRAGMENT, false, BYTES_EMPTY);
+    until(one.s.merging || one.answer_count != 0);
+    stored_down(&one);
 }
 
 Test(stored, a_checkpoint_is_made_while_it_runs)
