@@ -602,12 +602,17 @@ void grpc_call_message(struct grpc_call *call, struct bytes message)
 {
     call->method->stats.messages_received++;
     call->gw->grpc->bytes_received += message.len;
-    call->method->on_message(call, message);
+    if (call->method->auth == GRPC_AUTH_STREAM)
+        grpc_auth_message(call, message);
+    else
+        call->method->on_message(call, message);
 }
 
 void grpc_call_half_close(struct grpc_call *call)
 {
-    if (call->method->on_half_closed != NULL)
+    if (call->method->auth == GRPC_AUTH_STREAM)
+        grpc_auth_half_close(call);
+    else if (call->method->on_half_closed != NULL)
         call->method->on_half_closed(call);
 }
 

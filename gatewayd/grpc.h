@@ -93,6 +93,10 @@ struct grpc_call {
     struct auth_stamp *stamp; /* what backend.identity points into */
     struct auth_waiter auth_waiter;
     void (*auth_resolved)(struct grpc_call *call, int outcome);
+    int auth_outcome;          /* of a stream: of the message at hand */
+    bool auth_waiting, auth_half_closed;
+    struct buf auth_queue;     /* messages that came meanwhile */
+    struct buf retired_stamps; /* that a backend call under way may point into */
     struct list stream_node;  /* of a stream, in grpc_service.streams */
     struct buf partial;       /* of a stream: the beginning of a message */
     struct loop_timer *deadline_timer; /* of a stream */

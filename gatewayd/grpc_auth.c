@@ -10,6 +10,9 @@
 #include "lib/proto/messages.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/macros.h"
+#include "lib/wire/wire.h"
+
+enum { QUEUE_BYTES_MAX = 4 << 20 }; /* messages of one stream that wait for an identity */
 
 /* ---- the table ---- */
 
@@ -106,9 +109,34 @@ static bool claim_of(struct grpc_call *call, struct proto_auth_claim *ret)
     return true;
 }
 
+static bool is_same(const struct auth_stamp *a, const struct auth_stamp *b)
+{
+    return a != NULL && b != NULL && a->len == b->len && memcmp(a->data, b->data, a->len) == 0;
+}
+
+static void free_retired(struct grpc_call *call)
+{
+    struct auth_stamp *stamp;
+
+    for (size_t at = 0; at < call->retired_stamps.len; at += sizeof(stamp)) {
+        memcpy(&stamp, call->retired_stamps.data + at, sizeof(stamp));
+        auth_stamp_unref(stamp);
+    }
+    buf_clear(&call->retired_stamps);
+}
+
 static void set_stamp(struct grpc_call *call, struct auth_stamp *stamp)
 {
-    auth_stamp_unref(call->stamp);
+    if (is_same(call->stamp, stamp)) {
+        auth_stamp_unref(stamp);
+        return;
+    }
+    if (backend_call_active(&call->backend) && call->stamp != NULL) {
+        buf_append(&call->retired_stamps, &call->stamp, sizeof(call->stamp));
+    } else {
+        free_retired(call);
+        auth_stamp_unref(call->stamp);
+    }
     call->stamp = stamp;
     call->backend.identity = stamp != NULL ? bytes_of(stamp->data, stamp->len) : BYTES_EMPTY;
 }
@@ -139,6 +167,66 @@ void grpc_auth_resolve(struct grpc_call *call, void (*done)(struct grpc_call *ca
         set_stamp(call, stamp);
         done(call, OUT_OK);
     }
+}
+
+/* ---- the messages of a stream ---- */
+
+static void deliver(struct grpc_call *call, struct bytes message)
+{
+    if (!call->ended)
+        call->method->on_message(call, message);
+}
+
+static void deliver_end(struct grpc_call *call)
+{
+    if (!call->ended && call->method->on_half_closed != NULL)
+        call->method->on_half_closed(call);
+}
+
+static void deliver_queue(struct grpc_call *call)
+{
+    struct buf queue = call->auth_queue;
+    struct wire_reader r = wire_reader(buf_bytes(&queue));
+
+    call->auth_queue = BUF_INIT;
+    while (r.pos < r.end)
+        deliver(call, wire_get_bytes(&r));
+    buf_fini(&queue);
+    if (call->auth_half_closed)
+        deliver_end(call);
+}
+
+static void on_message_resolved(struct grpc_call *call, int outcome)
+{
+    call->auth_outcome = outcome;
+    call->auth_waiting = false;
+    deliver_queue(call); /* empty when this is still the call of grpc_auth_message */
+}
+
+void grpc_auth_message(struct grpc_call *call, struct bytes message)
+{
+    if (!call->auth_waiting) {
+        call->auth_waiting = true;
+        grpc_auth_resolve(call, on_message_resolved);
+        if (!call->auth_waiting) {
+            deliver(call, message);
+            return;
+        }
+    }
+    if (call->auth_queue.len + message.len > QUEUE_BYTES_MAX) {
+        if (!call->ended)
+            grpc_fail_outcome(call, OUT_TOO_MANY_REQUESTS);
+        return;
+    }
+    wire_put_bytes(&call->auth_queue, message);
+}
+
+void grpc_auth_half_close(struct grpc_call *call)
+{
+    if (call->auth_waiting)
+        call->auth_half_closed = true;
+    else
+        deliver_end(call);
 }
 
 /* ---- before the handler ---- */
@@ -214,4 +302,7 @@ void grpc_auth_end(struct grpc_call *call)
 {
     auth_cache_cancel(&call->auth_waiter);
     set_stamp(call, NULL);
+    free_retired(call);
+    buf_fini(&call->retired_stamps);
+    buf_fini(&call->auth_queue);
 }

@@ -23,8 +23,9 @@ enum grpc_auth {
     /* stored decides about each request: call->backend.identity is set, and goes with every
      * backend_call made for it (copy it to calls of your own). A token that is refused fails the call */
     GRPC_AUTH_STORED,
-    /* the same for a stream that reports refusals itself: the handler runs at once and calls
-     * grpc_auth_resolve for each request */
+    /* a stream in both directions: each message is looked at anew, call->backend.identity is set
+     * before on_message, and call->auth_outcome says when the token is refused: the handler reports
+     * that in its own way */
     GRPC_AUTH_STREAM,
     GRPC_AUTH_USER, /* any valid user; asked before the handler runs */
     GRPC_AUTH_ROOT, /* a user with the role root; likewise */
@@ -34,6 +35,10 @@ enum grpc_auth {
 void grpc_auth_run(struct grpc_call *call);
 /* Nothing was done, because auth changed under way: runs the call once more, then true. */
 bool grpc_auth_again(struct grpc_call *call, int outcome);
+/* What a stream with GRPC_AUTH_STREAM receives, in order: on_message and on_half_closed follow, at
+ * once or when it is known who the caller is. */
+void grpc_auth_message(struct grpc_call *call, struct bytes message);
+void grpc_auth_half_close(struct grpc_call *call);
 void grpc_auth_end(struct grpc_call *call); /* the call dies */
 
 enum grpc_auth grpc_auth_of(const struct grpc_method *method);

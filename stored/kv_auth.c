@@ -172,7 +172,7 @@ static int check_range(struct kv *kv, const struct auth_identity *who, struct by
     return outcome != OUT_OK ? outcome : auth_check_range(&kv->auth, who, &m);
 }
 
-/* LeaseRevokeRequest, LeaseTimeToLiveRequest: 1 is the id, 2 (the latter) asks for the keys. */
+/* LeaseRevokeRequest, LeaseTimeToLiveRequest: 1 is the id. */
 static int check_lease(struct kv *kv, const struct auth_identity *who, struct bytes body,
                        enum auth_op_type type)
 {
@@ -185,6 +185,48 @@ static int check_lease(struct kv *kv, const struct auth_identity *who, struct by
         if (f.number == 1 && f.type == PB_VARINT)
             lease = (int64_t)f.value;
     return r.bad ? OUT_MALFORMED : auth_check_lease(&kv->auth, who, lease, type, &keys);
+}
+
+static int check_renewals(struct kv *kv, const struct auth_identity *who, struct bytes ids)
+{
+    struct auth_lease_keys keys = lease_keys(kv);
+    struct wire_reader r = wire_reader(ids);
+    int outcome = auth_check(&kv->auth, who, &(struct auth_op){.type = AUTH_OP_USER});
+
+    while (outcome == OUT_OK && r.pos < r.end && !r.bad)
+        outcome = auth_check_lease(&kv->auth, who, wire_get_i64(&r), AUTH_OP_WRITE, &keys);
+    return r.bad ? OUT_MALFORMED : outcome;
+}
+
+/* LeaseTimeToLiveRequest: the keys are told only when field 2 asks for them. */
+static int check_time_to_live(struct kv *kv, const struct auth_identity *who, struct bytes body)
+{
+    struct pb_reader r = pb_reader(body);
+    struct pb_field f;
+    bool keys = false;
+
+    while (pb_next(&r, &f))
+        if (f.number == 2 && f.type == PB_VARINT)
+            keys = f.value != 0;
+    if (!keys && !r.bad)
+        return auth_check(&kv->auth, who, &(struct auth_op){.type = AUTH_OP_USER});
+    return check_lease(kv, who, body, AUTH_OP_READ);
+}
+
+/* The list of all leases tells that they exist: whatever hangs on them must be readable. */
+static int check_all_leases(struct kv *kv, const struct auth_identity *who)
+{
+    struct auth_lease_keys keys = lease_keys(kv);
+    int outcome = auth_check(&kv->auth, who, &(struct auth_op){.type = AUTH_OP_USER});
+    uint64_t id;
+    size_t pos = 0;
+    void *value;
+
+    if (auth_check(&kv->auth, who, &(struct auth_op){.type = AUTH_OP_ROOT}) == OUT_OK)
+        return OUT_OK;
+    while (outcome == OUT_OK && hmap_next(&kv->leases.by_id, &pos, &id, &value))
+        outcome = auth_check_lease(&kv->auth, who, (int64_t)id, AUTH_OP_READ, &keys);
+    return outcome;
 }
 
 static int check_entry_content(struct kv *kv, const struct auth_identity *who,
@@ -223,6 +265,12 @@ static int check_read_content(struct kv *kv, const struct auth_identity *who,
         return check_range(kv, who, body);
     case PROTO_READ_TXN:
         return check_txn(kv, who, body);
+    case PROTO_READ_LEASE_KEEP_ALIVE:
+        return check_renewals(kv, who, body);
+    case PROTO_READ_LEASE_TTL:
+        return check_time_to_live(kv, who, body);
+    case PROTO_READ_LEASES:
+        return check_all_leases(kv, who);
     case PROTO_READ_AUTH_NEED:
         return check_need(kv, who, body);
     default:

@@ -195,6 +195,10 @@ static void keep_alive_message(struct grpc_call *call, struct bytes message)
     struct keep_alive *state = call->state;
     int64_t number[3];
 
+    if (call->auth_outcome != OUT_OK) {
+        grpc_fail_outcome(call, call->auth_outcome);
+        return;
+    }
     if (decode_numbers(message, number) != 0) {
         grpc_fail_outcome(call, OUT_MALFORMED);
         return;

@@ -67,6 +67,7 @@ struct pending {
     bool progress_notify, fragment;
     bool canceled;           /* by a request that came meanwhile */
     const char *refusal;
+    int refused; /* not OUT_OK: the caller is not who it says */
 };
 
 struct watch_call {
@@ -235,6 +236,8 @@ static void on_created(void *user, struct watcher *w, int outcome, int64_t revis
     w->watch_id = NO_WATCH_ID;
     if (outcome == OUT_OK)
         accept(wc, p, w, revision);
+    else if (p->refused != OUT_OK)
+        respond_outcome(wc, revision, p->refused);
     else if (outcome == OUT_CANCELED && p->refusal != NULL)
         respond_refused(wc, revision, p->refusal);
     else
@@ -434,7 +437,8 @@ static void take_create(struct watch_call *wc, struct bytes message)
         args.key = BYTES_LIT("\0");
     args.identity = wc->call->backend.identity;
     p->refusal = refusal_of(&args);
-    if (p->refusal != NULL)
+    p->refused = wc->call->auth_outcome;
+    if (p->refusal != NULL || p->refused != OUT_OK)
         args.flags |= PROTO_WATCH_REFUSE;
     p->watcher = watches_create(wc->stream, &args);
     if (p->watcher == NULL) {
