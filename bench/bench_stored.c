@@ -82,6 +82,7 @@ static int run_stored(const char *dir)
     struct loop_signal *term;
 
     xmalloc_tune();
+    stored_tune_malloc();
     log_open("stored", LOG_LEVEL_WARN, LOG_FORMAT_TEXT, "stderr");
     if (stored_open(&s, &(struct stored_args){.loop = l,
                                               .conf = &conf,

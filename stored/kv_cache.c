@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
@@ -43,6 +44,21 @@ struct kv_cache_slot {
     uint32_t used : 1;       /* asked for since it was put here */
     uint32_t superseded : 1; /* only reads of the past want it */
 };
+
+/* Mapped, not from the heap: there a segment would leave a hole that small blocks move into. */
+static struct kv_cache_segment *segment_map(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (p == MAP_FAILED)
+        PANIC("out of memory mapping %zu bytes", size);
+    return p;
+}
+
+static void segment_unmap(struct kv_cache_segment *s)
+{
+    munmap(s, sizeof(*s) + s->size);
+}
 
 static size_t item_bytes(size_t len)
 {
@@ -138,7 +154,7 @@ void kv_cache_fini(struct kv_cache *c)
         struct kv_cache_segment *s = c->oldest;
 
         c->oldest = s->newer;
-        free(s);
+        segment_unmap(s);
     }
     free(c->slots);
     free(c->segments);
@@ -172,7 +188,7 @@ static struct item *append(struct kv_cache *c, int64_t main, uint32_t sub, size_
     if (s == NULL || s->size - s->fill < need) {
         size_t size = MAX(c->segment_bytes, need);
 
-        s = xmalloc(sizeof(*s) + size);
+        s = segment_map(sizeof(*s) + size);
         *s = (struct kv_cache_segment){.size = size, .number = take_number(c)};
         c->segments[s->number] = s;
         if (c->newest != NULL)
@@ -224,7 +240,7 @@ static void drop_oldest(struct kv_cache *c, bool keep_all)
     }
     c->bytes -= s->size;
     c->free_numbers[c->free_count++] = s->number;
-    free(s);
+    segment_unmap(s);
 }
 
 /* Mostly superseded: its memory holds little that a read of the present could want. */

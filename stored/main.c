@@ -34,6 +34,7 @@ static int process_init(void *state, struct daemon *d)
     struct stored_process *p = state;
 
     p->daemon = d;
+    stored_tune_malloc();
     return stored_open(&p->stored, &(struct stored_args){
                                        .loop = daemon_loop(d),
                                        .conf = daemon_conf(d),

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,8 @@
 enum {
     LOCK_RETRY_MS = 20,
     LOCK_LOG_EVERY = 500, /* retries */
+    MALLOC_MMAP_BYTES = 1 << 20,
+    MALLOC_TRIM_BYTES = 4 << 20,
 };
 static const int64_t QUOTA_BYTES_DEFAULT = 2LL << 30;
 
@@ -237,6 +240,12 @@ static int lock(struct stored *s)
         nanosleep(&pause, NULL);
     }
     return r;
+}
+
+void stored_tune_malloc(void)
+{
+    mallopt(M_MMAP_THRESHOLD, MALLOC_MMAP_BYTES);
+    mallopt(M_TRIM_THRESHOLD, MALLOC_TRIM_BYTES);
 }
 
 int stored_open(struct stored *s, const struct stored_args *args)

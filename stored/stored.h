@@ -172,6 +172,10 @@ struct stored {
     struct stored_snap_in *snap_in;
 };
 
+/* Over xmalloc_tune: a mapped block costs a fault for each page every time, which would be a third of
+ * what an answer of a few 100 kB takes. */
+void stored_tune_malloc(void);
+
 int stored_open(struct stored *s, const struct stored_args *args); /* logs why not */
 int stored_start(struct stored *s);
 void stored_stop(struct stored *s);  /* then args.stopped, not from inside */
