@@ -21,6 +21,7 @@ def run_one(name):
     sys.path.insert(0, HERE)
     import harness
     import tests
+    import snapshots  # noqa: F401 (registers its tests)
     try:
         print(tests.TESTS[name](harness.Target.from_environment()))
         sys.stdout.flush()
@@ -90,6 +91,7 @@ def main():
     import harness
     import test_checker
     import tests
+    import snapshots  # noqa: F401 (registers its tests)
     harness.Target.from_environment()
     if test_checker.main() != 0:
         sys.exit("the checker does not see what it should")
