@@ -69,7 +69,10 @@ int harness_apply_at(struct harness *h, uint64_t index, enum proto_kind kind, st
 
     if (kind == PROTO_KIND_CONF_CHANGE)
         entry.type = PROTO_ENTRY_CONF;
-    proto_payload_encode(&payload, &(struct proto_payload){.kind = kind, .body = body});
+    proto_payload_encode(&payload, &(struct proto_payload){.kind = kind,
+                                                        .origin_generation = h->origin_generation,
+                                                        .identity = h->identity,
+                                                        .body = body});
     entry.data = buf_bytes(&payload);
     buf_clear(&h->answer);
     if (!h->in_turn)

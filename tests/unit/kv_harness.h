@@ -24,6 +24,9 @@ struct harness {
     uint64_t cache_bytes;
     struct buf answer, checkpoint;
     bool in_turn; /* the test holds the turn open */
+    /* of what is applied; zero: a daemon of the member itself asks, which may do anything */
+    uint64_t origin_generation;
+    struct bytes identity;
 };
 
 extern const struct kv_header harness_header;
