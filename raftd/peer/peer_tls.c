@@ -368,6 +368,6 @@ char *peer_tls_dial(struct peer_tls *t, const char *text)
 void peer_tls_get_stats(struct peer_tls *t, struct peer_tls_stats *ret)
 {
     *ret = (struct peer_tls_stats){.handshakes = atomic_load(&t->handshakes),
-                                   .handshake_errors = atomic_load(&t->handshake_errors),
+                                   .failures = atomic_load(&t->failures),
                                    .connections = atomic_load(&t->connections)};
 }

@@ -44,7 +44,8 @@ void peer_tls_accept(struct peer_tls *t);
 char *peer_tls_dial(struct peer_tls *t, const char *url);
 
 struct peer_tls_stats {
-    uint64_t handshakes, handshake_errors, connections;
+    uint64_t handshakes, connections;
+    uint64_t failures; /* connections, in or out, that came to nothing */
 };
 void peer_tls_get_stats(struct peer_tls *t, struct peer_tls_stats *ret); /* any thread */
 

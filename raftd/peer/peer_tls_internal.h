@@ -56,7 +56,7 @@ struct peer_tls {
     size_t link_count, stranger_count;
     uint64_t rejected_log_ms, rejected_unlogged;
     uint8_t *chunk; /* PEER_TLS_CHUNK_BYTES */
-    atomic_uint_fast64_t handshakes, handshake_errors, connections;
+    atomic_uint_fast64_t handshakes, failures, connections;
 
     /* the caller's thread */
     struct {

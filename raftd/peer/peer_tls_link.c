@@ -10,8 +10,9 @@
  * In each direction at most one chunk is under way; the next is read when the one before has left.
  * When one side ends, the other is told so behind the last byte, and has a while to end too.
  *
- * nng before 1.6 stops dialling (or listening) for good when a connection breaks before its greeting
- * has left (nng's issue 1518). So a local socket is not closed before nng was heard on it.
+ * nng before 1.6 stops dialling (or listening) for good when a connection is closed while it is made
+ * (nng's issue 1518); an end of input at that time does no harm. So nng's side is told that there will
+ * be no more, and it is nng that closes first.
  */
 #include "raftd/peer/peer_tls_internal.h"
 
@@ -54,7 +55,7 @@ struct peer_tls_link {
     size_t to_local_at;
     bool stranger; /* counted as one */
     bool far_eof, local_eof, far_shut, local_shut;
-    bool far_heard, local_heard, dead;
+    bool far_heard, dead;
     uint64_t deadline_ms; /* 0: none */
     struct sockaddr_storage from;
     struct sockaddr_storage addresses[PEER_TLS_ADDRESSES_MAX];
@@ -119,18 +120,31 @@ static void set_io(struct loop_io *io, unsigned int *now, unsigned int want)
     loop_io_set(io, want);
 }
 
-/* The end of a link, at the top of its own stack: now, or when nng was heard. */
+/* The end of a link, at the top of its own stack: now, or when nng has closed. */
 static void link_end(struct peer_tls_link *l)
 {
-    if (l->local_fd < 0 || l->local_heard || l->state == WAITING_FOR_NNG) {
+    if (l->local_fd < 0 || l->local_io == NULL || l->local_eof || l->state == WAITING_FOR_NNG) {
         link_free(l);
         return;
     }
+    peer_tls_lookup_forget(TAKE(l->lookup));
+    no_stranger(l);
     close_far(l);
     l->state = WAITING_FOR_NNG;
     l->dead = false;
+    l->to_local_at = l->to_local.len;
+    shutdown(l->local_fd, SHUT_WR);
     set_io(l->local_io, &l->local_events, LOOP_READ);
     set_deadline(l, PEER_TLS_LINGER_MS);
+}
+
+/* What nng still says is for nobody. */
+static void await_nng(struct peer_tls_link *l)
+{
+    ssize_t n = recv(l->local_fd, l->t->chunk, PEER_TLS_CHUNK_BYTES, 0);
+
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+        link_free(l);
 }
 
 static void link_update(struct peer_tls_link *l)
@@ -178,6 +192,7 @@ static void link_fail(struct peer_tls_link *l, const char *why)
     char from[INET6_ADDRSTRLEN];
 
     l->dead = true;
+    atomic_fetch_add(&t->failures, 1);
     if (!l->port->inbound) {
         if (l->tls != NULL) /* wrong certificates do not become right by asking at once */
             l->port->retry_ms = now_ms + PEER_TLS_RETRY_MS;
@@ -278,15 +293,12 @@ static void pump_out(struct peer_tls_link *l)
 
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
             return;
-        if (n < 0 || (n > 0 && tls_stream_writev(l->tls, &iov, 1) < 0)) {
-            l->dead = true;
-            return;
-        }
-        if (n == 0) {
+        if (n <= 0)
             l->local_eof = true;
+        if (n < 0 || (n > 0 && tls_stream_writev(l->tls, &iov, 1) < 0))
+            l->dead = true;
+        if (l->dead || n == 0)
             return;
-        }
-        l->local_heard = true;
         if (n < PEER_TLS_CHUNK_BYTES)
             return; /* that was all; more makes the socket readable again */
     }
@@ -538,7 +550,6 @@ static void on_handshake(struct peer_tls_link *l)
     if (r < 0) {
         const char *why = tls_stream_error(l->tls);
 
-        atomic_fetch_add(&l->t->handshake_errors, 1);
         link_fail(l, *why != '\0' ? why : strerror(-r));
         return;
     }
@@ -577,14 +588,14 @@ static void on_local_io(void *user, unsigned int events)
     struct peer_tls_link *l = user;
 
     if (l->state == WAITING_FOR_NNG) {
-        link_free(l);
+        await_nng(l);
         return;
     }
     if ((events & LOOP_WRITE) != 0 && flush_local(l) < 0)
         l->dead = true;
     if (l->state != RELAYING) {
         if ((events & LOOP_HANGUP) != 0)
-            l->dead = l->local_heard = true; /* nng gave up itself */
+            l->dead = l->local_eof = true; /* nng gave up itself */
     } else if (!l->dead) {
         relay(l, false,
               (events & (LOOP_READ | LOOP_HANGUP)) != 0 && tls_stream_pending(l->tls) == 0);
@@ -648,7 +659,7 @@ void peer_tls_link_accept(struct peer_tls_port *port, int fd, const struct socka
         else if (l->local_io != NULL)
             find_addresses(l);
         else
-            l->dead = l->local_heard = true;
+            l->dead = true;
     }
     link_update(l);
 }

@@ -928,6 +928,8 @@ bool peers_get_stats(const struct peers *p, uint64_t id, struct peer_stats *ret)
 void peers_get_totals(const struct peers *p, struct peers_totals *ret)
 {
     *ret = p->totals;
+    if (p->tls != NULL)
+        peer_tls_get_stats(p->tls, &ret->tls);
 }
 
 void peers_set_identity(struct peers *p, uint64_t cluster_id, uint64_t member_id)

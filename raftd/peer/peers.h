@@ -77,6 +77,7 @@ struct peer_stats {
 bool peers_get_stats(const struct peers *p, uint64_t id, struct peer_stats *ret);
 struct peers_totals {
     uint64_t refused_version, refused_cluster, refused_receiver, malformed, unknown_sender_frames;
+    struct peer_tls_stats tls; /* 0 without https:// URLs */
 };
 void peers_get_totals(const struct peers *p, struct peers_totals *ret);
 
