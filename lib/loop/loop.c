@@ -347,9 +347,13 @@ static void on_io(uv_poll_t *uv, int status, int uv_events)
 
     if (status < 0) {
         /* The descriptor is in error and libuv stopped watching it. Whatever the owner waited for
-         * would return that error now. */
-        events = io->events | LOOP_HANGUP;
+         * would return that error now; but an owner that reads less than there is comes to the error
+         * only next time, so there must be a next time. */
+        unsigned int watched = io->events;
+
+        events = watched | LOOP_HANGUP;
         io->events = 0;
+        loop_io_set(io, watched);
     } else {
         if ((uv_events & UV_READABLE) != 0)
             events |= LOOP_READ;

@@ -1,4 +1,6 @@
 #include <criterion/criterion.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <pthread.h>
 #include <signal.h>
@@ -329,4 +331,51 @@ Test(loop, slow_callback_is_reported_by_name)
     cr_assert_eq(loop_now_ms(t.loop), loop_now_ns(t.loop) / 1000000);
     loop_timer_free(spin);
     loop_free(t.loop);
+}
+
+struct sip {
+    int fd;
+    size_t bytes;
+    bool over;
+};
+
+/* A byte at a time: the error of the descriptor comes last. */
+static void on_sip(void *user, unsigned int events)
+{
+    struct sip *s = user;
+    char byte;
+    ssize_t n = recv(s->fd, &byte, 1, MSG_DONTWAIT);
+
+    if (n == 1)
+        s->bytes++;
+    else
+        s->over = true;
+}
+
+Test(loop, an_error_is_told_until_it_was_read)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct linger now = {.l_onoff = 1};
+    socklen_t len = sizeof(addr);
+    struct loop *loop = loop_new();
+    int listener = socket(AF_INET, SOCK_STREAM, 0), caller = socket(AF_INET, SOCK_STREAM, 0);
+    struct sip s = {0};
+    struct loop_io *io;
+
+    cr_assert_eq(bind(listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
+    cr_assert_eq(listen(listener, 1), 0);
+    cr_assert_eq(getsockname(listener, (struct sockaddr *)&addr, &len), 0);
+    cr_assert_eq(connect(caller, (struct sockaddr *)&addr, sizeof(addr)), 0);
+    s.fd = accept(listener, NULL, NULL);
+    cr_assert_eq(send(caller, "hello", 5, 0), 5);
+    setsockopt(caller, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+    close(caller);
+    io = loop_io_new(loop, "sip", s.fd, on_sip, &s);
+    loop_io_set(io, LOOP_READ);
+    while (!s.over)
+        loop_run_once(loop, 100);
+    loop_io_free(io);
+    close(s.fd);
+    close(listener);
+    loop_free(loop);
 }
