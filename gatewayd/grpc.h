@@ -100,6 +100,10 @@ struct grpc_call {
     struct list stream_node;  /* of a stream, in grpc_service.streams */
     struct buf partial;       /* of a stream: the beginning of a message */
     struct loop_timer *deadline_timer; /* of a stream */
+    struct {
+        enum proto_kind kind;
+        uint8_t cost[8];
+    } quota;                  /* quota.c's own */
     void *state;              /* a handler's own; freed by free_state when the call dies */
     void (*free_state)(struct grpc_call *call);
 };

@@ -42,6 +42,8 @@ struct raftd_conf {
     struct peer_tls_conf tls;
     bool strict_reconfig_check;
     uint64_t max_learners;
+    bool initial_corrupt_check;
+    uint64_t corrupt_check_ns; /* 0: never */
 };
 /* What involves two fields; 0, or -EINVAL having logged why. */
 int raftd_conf_check(const struct raftd_conf *c);
@@ -193,6 +195,8 @@ struct raftd {
     } peer_hashes[RAFT_MEMBERS_MAX];
     size_t peer_hash_count;
     bool diverged;
+    bool hash_agreed; /* with some member, since the start */
+    uint64_t corrupt_checked_ms;
     uint64_t hash_tick;
 
     /* duties */

@@ -143,6 +143,8 @@ int raftd_apply_resume(struct raftd *r)
     if (e == 0)
         e = raft_deliver_resume(r->raft, index);
     raft_get_status(r->raft, &r->status);
+    if (e == 0 && index != 0)
+        raftd_hash_note(r);
     return e;
 }
 

@@ -78,6 +78,11 @@ const struct conf_field raftd_conf_fields[] = {
      .def = "true", .help = "refuse membership changes that would cost the quorum"},
     {.name = "max-learners", .type = CONF_U64, .offset = FIELD(max_learners), .def = "1",
      .help = "learners at a time"},
+    {.name = "experimental-initial-corrupt-check", .type = CONF_BOOL,
+     .offset = FIELD(initial_corrupt_check), .def = "false",
+     .help = "end when the keyspace differs from the other members' at the start"},
+    {.name = "corrupt-check-time", .type = CONF_DURATION, .offset = FIELD(corrupt_check_ns),
+     .def = "0s", .help = "between alarms for members whose keyspace differs; 0: none"},
     CONF_END,
 };
 

@@ -13,6 +13,7 @@
 #include "lib/log/log.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
+#include "lib/wire/pb.h"
 #include "raftd/raftd.h"
 
 enum {
@@ -213,15 +214,57 @@ static bool find_hash(const struct raftd *r, uint64_t index, uint64_t *ret_hash)
 static void judge(struct raftd *r)
 {
     size_t differing = 0, others = 0;
+    bool diverged;
 
     for (size_t i = 0; i < r->members.count; i++)
         others += !r->members.list[i].removed && r->members.list[i].id != r->member_id;
     for (size_t i = 0; i < r->peer_hash_count; i++)
         differing += r->peer_hashes[i].differs;
-    if (differing * 2 > others && !r->diverged) {
-        r->diverged = true;
-        log_error("this member's keyspace differs from %zu of %zu others: it answers no reads",
-                  differing, others);
+    diverged = differing * 2 > others;
+    if (diverged == r->diverged)
+        return;
+    r->diverged = diverged;
+    if (!diverged) {
+        log_info("this member's keyspace equals that of the others again");
+        return;
+    }
+    /* as etcd: a member that starts wrong does not start; one that goes wrong is told of */
+    if (r->conf->initial_corrupt_check && !r->hash_agreed)
+        daemon_fatal(r->d, "checkInitialHashKV failed: found data inconsistency with peers");
+    log_error("this member's keyspace differs from %zu of %zu others: it answers no reads",
+              differing, others);
+}
+
+static void propose_corrupt(struct raftd *r, uint64_t member_id)
+{
+    CLEANUP(buf_fini) struct buf body = BUF_INIT; /* etcdserverpb.AlarmRequest */
+
+    log_error("raising the CORRUPT alarm for member %016" PRIx64, member_id);
+    pb_put_u64(&body, 1, 1); /* ACTIVATE */
+    pb_put_u64(&body, 2, member_id);
+    pb_put_u64(&body, 3, 2); /* CORRUPT */
+    raftd_propose_own(r, PROTO_KIND_ALARM, buf_bytes(&body));
+}
+
+/* --corrupt-check-time: how often the leader raises the alarm for members that differ. That they
+ * differ is found out all the time. */
+static void check_corruption(struct raftd *r)
+{
+    uint64_t now = raftd_now_ms(r);
+
+    if (r->conf->corrupt_check_ns == 0 || !raftd_is_leader(r) ||
+        now - r->corrupt_checked_ms < r->conf->corrupt_check_ns / 1000000)
+        return;
+    r->corrupt_checked_ms = now;
+    if (r->diverged) {
+        propose_corrupt(r, r->member_id);
+        return;
+    }
+    for (size_t i = 0; i < r->peer_hash_count; i++) {
+        const struct raftd_member *m = raftd_members_find(&r->members, r->peer_hashes[i].id);
+
+        if (r->peer_hashes[i].differs && m != NULL && !m->removed)
+            propose_corrupt(r, m->id);
     }
 }
 
@@ -229,20 +272,24 @@ static void compare_hashes(struct raftd *r)
 {
     for (size_t i = 0; i < r->peer_hash_count; i++) {
         uint64_t hash;
+        bool differs;
 
         if (!r->peer_hashes[i].pending || r->peer_hashes[i].index > r->applied_index)
             continue;
         r->peer_hashes[i].pending = false;
-        if (!find_hash(r, r->peer_hashes[i].index, &hash) || r->peer_hashes[i].differs)
+        if (!find_hash(r, r->peer_hashes[i].index, &hash))
             continue;
-        if (hash != r->peer_hashes[i].hash) {
-            r->peer_hashes[i].differs = true;
-            r->counters.hash_mismatches++;
+        differs = hash != r->peer_hashes[i].hash;
+        r->hash_agreed = r->hash_agreed || !differs;
+        if (differs == r->peer_hashes[i].differs)
+            continue;
+        r->peer_hashes[i].differs = differs;
+        r->counters.hash_mismatches += differs;
+        if (differs)
             log_error("the keyspace at index %" PRIu64 " has chain hash %016" PRIx64
                       ", at member %016" PRIx64 " it has %016" PRIx64,
                       r->peer_hashes[i].index, hash, r->peer_hashes[i].id, r->peer_hashes[i].hash);
-            judge(r);
-        }
+        judge(r);
     }
 }
 
@@ -341,6 +388,7 @@ void raftd_tick(void *user)
     check_handover(r);
     raftd_moves_settle(r);
     exchange_hashes(r);
+    check_corruption(r);
     if (r->removed_at_ms != 0 && raftd_now_ms(r) - r->removed_at_ms >= REMOVED_EXIT_MS)
         raftd_removed(r);
     raftd_arm(r);

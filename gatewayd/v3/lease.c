@@ -11,6 +11,7 @@
 
 #include "gatewayd/gatewayd.h"
 #include "gatewayd/grpc.h"
+#include "gatewayd/quota.h"
 #include "gatewayd/v3/lease.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/xmalloc.h"
@@ -18,6 +19,7 @@
 #include "lib/wire/wire.h"
 
 enum {
+    GRANT_COST_BYTES = 64, /* what the quota counts: etcd server/storage/quota.go */
     ELECTION_TIMEOUT_MS_DEFAULT = 1000,
     RENEWALS_PER_QUESTION = 1024,
     RENEWALS_WAITING_MAX = 1 << 20, /* sent by one client and not asked yet */
@@ -91,7 +93,7 @@ static void grant(struct grpc_call *call)
     call->free_state = free_buf_state;
     lease_grant_encode(call->gw, body, number[2], number[1]);
     call->message = buf_bytes(body);
-    grpc_forward_proposal(call, PROTO_KIND_LEASE_GRANT);
+    quota_forward_proposal(call, PROTO_KIND_LEASE_GRANT, GRANT_COST_BYTES);
 }
 
 static void revoke(struct grpc_call *call)

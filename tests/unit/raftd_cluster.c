@@ -83,6 +83,12 @@ static void execute(struct node *n, const struct proto_entry *e)
     } else {
         cr_assert_eq(e->index, c->log_last + 1);
         c->log_hash[++c->log_last] = h;
+        if (proto_payload_decode(e->data, &p) == 0 && p.kind == PROTO_KIND_ALARM) {
+            cr_assert_leq(p.body.len, sizeof(c->alarm_body));
+            memcpy(c->alarm_body, p.body.data, p.body.len);
+            c->alarm_len = p.body.len;
+            c->alarm_count++;
+        }
     }
     n->state.applied = e->index;
     n->state.term = e->term;
@@ -379,6 +385,10 @@ static void gateway_on_frame(void *user, const struct ipc_frame *f)
     case PROTO_RAFT_STATUS:
         cr_assert_eq(proto_raft_status_decode(f->body, &n->status), 0);
         break;
+    case PROTO_RAFT_CALLED:
+        cr_assert_eq(proto_outcome_decode(f->body, &o), 0);
+        n->c->called[f->id] = o.outcome;
+        break;
     default:
         cr_assert_fail("gatewayd got type %d", f->type);
     }
@@ -611,6 +621,20 @@ uint64_t node_propose(struct node *n, enum proto_kind kind, struct bytes body)
     proto_payload_encode(b, &p);
     ipc_link_end(n->gateway);
     return id;
+}
+
+int node_move_leader(struct node *n, uint64_t member)
+{
+    uint64_t id = ++n->c->last_request;
+    struct buf *b = ipc_link_begin(n->gateway, PROTO_RAFT_CALL, id);
+
+    cr_assert_not_null(b);
+    n->c->called[id] = -1;
+    proto_raft_call_encode(
+        b, &(struct proto_raft_call){.op = PROTO_RAFT_MOVE_LEADER, .member = member});
+    ipc_link_end(n->gateway);
+    WAIT(n->c, n->c->called[id] != -1);
+    return n->c->called[id];
 }
 
 bool request_settled(struct cluster *c, uint64_t id)

@@ -76,6 +76,10 @@ struct cluster {
     uint64_t done_index[REQUESTS_MAX];
     uint8_t failed[REQUESTS_MAX]; /* outcome */
     uint64_t last_request;
+    unsigned int alarm_count; /* ALARM entries; the body of the newest */
+    uint8_t alarm_body[64];
+    size_t alarm_len;
+    int called[REQUESTS_MAX]; /* by request id: outcome of a RAFT_CALL, -1 before */
 };
 
 struct cluster *cluster_new(int count, const char *conf);
@@ -105,6 +109,8 @@ bool node_exited(struct node *n);
 struct node *cluster_leader(struct cluster *c); /* whom a majority of running ones names; or NULL */
 /* Proposes a put with this body; returns its request id. */
 uint64_t node_propose(struct node *n, enum proto_kind kind, struct bytes body);
+/* A MoveLeader call; its outcome. */
+int node_move_leader(struct node *n, uint64_t member);
 bool request_settled(struct cluster *c, uint64_t id);
 void node_barrier(struct node *n);
 bool cluster_converged(struct cluster *c); /* all running ones executed the same index */

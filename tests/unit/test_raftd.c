@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
+#include "lib/wire/pb.h"
 #include "tests/unit/raftd_cluster.h"
 
 TestSuite(raftd, .timeout = 120);
@@ -486,5 +487,104 @@ Test(raftd, refuses_a_foreign_keyspace)
     node_start(n);
     WAIT(c, node_exited(n));
     cr_expect(WIFEXITED(n->exit_status) && WEXITSTATUS(n->exit_status) == 1);
+    cluster_free(c);
+}
+
+Test(raftd, leadership_is_moved)
+{
+    struct cluster *c = cluster_new(3, NULL);
+    struct node *leader, *other;
+    int out;
+
+    start_all(c);
+    put_many(&c->nodes[0], 10);
+    leader = cluster_leader(c);
+    other = &c->nodes[(leader->i + 1) % 3];
+    cr_expect_eq(node_move_leader(other, other->member_id), OUT_NOT_LEADER);
+    cr_expect_eq(node_move_leader(leader, 77), OUT_BAD_LEADER_TRANSFEREE);
+    cr_expect_eq(node_move_leader(leader, leader->member_id), OUT_OK);
+    out = node_move_leader(leader, other->member_id);
+    cr_assert_eq(out, OUT_OK, "%s", outcome_name(out));
+    WAIT(c, cluster_leader(c) == other);
+    put_many(leader, 10);
+
+    /* one that does not answer: given up, and the old one still leads */
+    node_kill(leader, SIGSTOP);
+    out = node_move_leader(other, leader->member_id);
+    cr_expect_eq(out, OUT_LEADER_TRANSFER_TIMEOUT, "%s", outcome_name(out));
+    node_kill(leader, SIGCONT);
+    WAIT(c, cluster_leader(c) != NULL);
+    put_many(other, 10);
+    cluster_free(c);
+}
+
+/* Who was away when it was removed is told so, and does not start again. */
+Test(raftd, removed_while_away)
+{
+    struct cluster *c = cluster_new(3, "strict-reconfig-check=false\n");
+    struct node *leader, *away;
+
+    start_all(c);
+    put_many(&c->nodes[0], 10);
+    leader = cluster_leader(c);
+    away = &c->nodes[(leader->i + 1) % 3];
+    node_kill(away, SIGKILL);
+    WAIT(c, !away->stored_up);
+    conf_change(leader, PROTO_CONF_REMOVE, away->member_id, "", 0);
+    conf_change(leader, PROTO_CONF_REMOVE, away->member_id, "", OUT_MEMBER_NOT_FOUND);
+    put_many(leader, 10);
+    node_start(away);
+    WAIT(c, node_exited(away));
+    cr_expect(WIFEXITED(away->exit_status) && WEXITSTATUS(away->exit_status) == 1);
+    put_many(leader, 10);
+    cluster_free(c);
+}
+
+static uint64_t alarm_member(const struct cluster *c)
+{
+    struct pb_reader r = pb_reader(bytes_of(c->alarm_body, c->alarm_len));
+    struct pb_field f;
+    uint64_t id = 0;
+
+    while (pb_next(&r, &f))
+        if (f.number == 2)
+            id = f.value;
+    return id;
+}
+
+Test(raftd, a_keyspace_that_differs_raises_the_alarm)
+{
+    struct cluster *c = cluster_new(3, "corrupt-check-time=300ms\n");
+    struct node *leader, *odd;
+
+    start_all(c);
+    put_many(&c->nodes[0], 10);
+    leader = cluster_leader(c);
+    odd = &c->nodes[(leader->i + 1) % 3];
+    cr_expect_eq(c->alarm_count, 0);
+    odd->state.hash ^= 1;
+    put_many(leader, 1);
+    WAIT(c, c->alarm_count > 0);
+    cr_expect_eq(alarm_member(c), odd->member_id);
+    cluster_free(c);
+}
+
+Test(raftd, a_member_that_differs_at_the_start_does_not_start)
+{
+    struct cluster *c = cluster_new(3, "experimental-initial-corrupt-check=true\n");
+    struct node *leader, *odd;
+
+    start_all(c);
+    put_many(&c->nodes[0], 10);
+    leader = cluster_leader(c);
+    odd = &c->nodes[(leader->i + 1) % 3];
+    node_kill(odd, SIGKILL);
+    WAIT(c, !odd->stored_up);
+    odd->state.hash ^= 1;
+    node_start(odd);
+    WAIT(c, odd->stored_up);
+    put_many(leader, 1);
+    WAIT(c, node_exited(odd));
+    put_many(leader, 1);
     cluster_free(c);
 }
