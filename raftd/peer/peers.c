@@ -657,6 +657,8 @@ static void on_batch(struct peers *p, nng_msg *msg)
         if (f.type == PEER_HELLO && !ours)
             continue; /* what follows decides */
         if (f.type != PEER_MEMBERS_QUERY && f.type != PEER_MEMBERS && f.type != PEER_HELLO) {
+            if (p->self.cluster_id == 0)
+                continue; /* we are asking who we are: they are told soon, and send it again */
             if (!ours) {
                 refuse(p, msg, &h, "cluster id mismatch", &p->totals.refused_cluster);
                 return;
