@@ -45,7 +45,8 @@ struct grpc_service {
     struct method_slot slots[METHOD_SLOTS];
     uint64_t bytes_received, bytes_sent;
     struct list streams; /* struct grpc_call.stream_node */
-    struct loop_timer *leaderless_timer; /* active: there is no leader */
+    struct loop_timer *leaderless_timer; /* active: there is no leader, for a short time so far */
+    bool leaderless;                     /* it fired */
 };
 
 static struct grpc_method *const services[] = {
@@ -84,6 +85,7 @@ struct grpc_service *grpc_service_new(struct gatewayd *gw)
     s->gw = gw;
     list_init(&s->streams);
     s->leaderless_timer = loop_timer_new(gw->loop, "no leader", on_leaderless, s);
+    loop_timer_start(s->leaderless_timer, LEADERLESS_TIMEOUTS * ELECTION_TIMEOUT_MS_DEFAULT, 0);
     for (size_t i = 0; i < ARRAY_LEN(services); i++) {
         for (struct grpc_method *m = services[i]; m->name != NULL; m++) {
             char *path = xasprintf("/%s/%s", m->service, m->name);
@@ -323,7 +325,10 @@ void grpc_end_streams(struct grpc_service *s)
 
 static void on_leaderless(void *user)
 {
-    end_streams(user, OUT_NO_LEADER, true);
+    struct grpc_service *s = user;
+
+    s->leaderless = true;
+    end_streams(s, OUT_NO_LEADER, true);
 }
 
 void grpc_on_leader_change(struct grpc_service *s)
@@ -332,9 +337,10 @@ void grpc_on_leader_change(struct grpc_service *s)
     uint64_t election_ms =
         raft->election_timeout_ms != 0 ? raft->election_timeout_ms : ELECTION_TIMEOUT_MS_DEFAULT;
 
-    if (raft->leader_id != 0)
+    if (raft->leader_id != 0) {
         loop_timer_stop(s->leaderless_timer);
-    else if (!loop_timer_active(s->leaderless_timer))
+        s->leaderless = false;
+    } else if (!s->leaderless && !loop_timer_active(s->leaderless_timer))
         loop_timer_start(s->leaderless_timer, LEADERLESS_TIMEOUTS * election_ms, 0);
 }
 
@@ -522,6 +528,17 @@ static bool leader_required(const struct http_req *req)
     return bytes_eq(http_req_header(req, "hasleader"), BYTES_LIT("true"));
 }
 
+/* A stream may begin while one of our daemons restarts or an election is on, and ends as all others do
+ * when no leader comes: clients (etcdctl) give up for good when they are told. */
+static bool misses_leader(const struct grpc_call *call)
+{
+    const struct backend *backend = call->gw->backend;
+
+    if (call->method->type == GRPC_BIDI_STREAM)
+        return call->gw->grpc->leaderless;
+    return backend_ready(backend) && backend_status(backend)->leader_id == 0;
+}
+
 /* Whether a call may begin: else it was failed. */
 static bool admit(struct grpc_call *call)
 {
@@ -538,7 +555,7 @@ static bool admit(struct grpc_call *call)
     call->requires_leader = leader_required(call->req);
     if (raft->is_learner && !call->method->learner)
         grpc_fail_outcome(call, OUT_NOT_SUPPORTED_FOR_LEARNER);
-    else if (raft->leader_id == 0 && call->requires_leader)
+    else if (call->requires_leader && misses_leader(call))
         grpc_fail_outcome(call, OUT_NO_LEADER);
     return !call->ended;
 }

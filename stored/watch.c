@@ -53,7 +53,7 @@ static void send_behind(struct watch_hub *hub, const struct watch_cohort *c)
     end(hub);
 }
 
-static void send_head(struct watch_hub *hub)
+void watch_hub_tell_head(struct watch_hub *hub)
 {
     struct buf *b;
 
@@ -584,7 +584,7 @@ void watch_hub_tick(struct watch_hub *hub, uint64_t now_ms)
     void *value;
 
     hub->now_ms = now_ms;
-    send_head(hub);
+    watch_hub_tell_head(hub);
     if (hub->behind_count == 0)
         return;
     while (hmap_next(&hub->streams, &pos, &number, &value)) {

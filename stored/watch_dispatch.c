@@ -302,6 +302,7 @@ static void cancel_compacted(struct watch_hub *hub, int64_t compact_revision)
     void *stream;
 
     hub->compacted = compact_revision;
+    watch_hub_tell_head(hub); /* or, after a restart of ours, a quiet watcher would seem to be late */
     if (hub->behind_count == 0)
         return;
     while (hmap_next(&hub->streams, &pos, &number, &stream)) {

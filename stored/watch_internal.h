@@ -89,6 +89,9 @@ void watch_stream_charge(struct watch_hub *hub, struct watch_stream *stream, uin
 /* Puts the stream where its state belongs: runnable or nowhere. */
 void watch_stream_schedule(struct watch_hub *hub, struct watch_stream *stream);
 
+/* gatewayd learns where those at the head stand. */
+void watch_hub_tell_head(struct watch_hub *hub);
+
 /* The cohort leaves the head: it goes on at `next`. gatewayd is told. */
 void watch_cohort_fall_behind(struct watch_hub *hub, struct watch_cohort *c, int64_t next);
 /* It has caught up; it may be merged into another one and freed. */

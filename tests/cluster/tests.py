@@ -572,3 +572,6 @@ def metrics(target):
                 raise Failure(f"{m.name} has seen no leader")
         cluster.stop()
         return f"{len(found)} metrics"
+
+
+import tests_watch  # noqa: E402,F401 pylint: disable=wrong-import-position,cyclic-import,unused-import
