@@ -2,6 +2,9 @@
  * The worker's job is a slice: so many versions measured, or a piece produced. Between two slices
  * the loop thread owns the export, during one the worker does; the mutex is held for the length of
  * the slice, so freeing waits for it. A job that comes too late finds `cancelled`.
+ *
+ * A backup may take longer, a put may not: while entries are being executed at a rate that counts,
+ * the export goes at a fixed pace, else as fast as it is taken.
  */
 #include "stored/stored_export.h"
 
@@ -24,6 +27,10 @@ enum {
     MEASURE_RECORDS = 16384,   /* per slice: some milliseconds */
     PIECE_BYTES = 256 << 10,
     PIECE_BYTES_KEPT = 1 << 20, /* a large value makes a larger piece */
+    PACE_MS = 50,
+    BUSY_ENTRIES = 50,         /* per PACE_MS: 1000 entries per second */
+    BUSY_BYTES = 5 << 19,      /* per PACE_MS: 50 MiB/s */
+    MEASURE_COSTS_BYTES = 1 << 20, /* a slice of measuring takes about as long as producing this */
 };
 
 struct stored_export {
@@ -36,6 +43,10 @@ struct stored_export {
     uint64_t total, begun_ns;
     struct buf taken; /* being sent, from taken_at on */
     size_t taken_at;
+    struct loop_timer *pace_timer;
+    uint64_t pace_ns, pace_index; /* when the interval began, and what was executed then */
+    uint64_t pace_bytes;          /* in it so far */
+    bool busy;                    /* the one before it was */
 
     pthread_mutex_t mutex; /* what follows, and the export while running */
     bool cancelled;
@@ -70,6 +81,43 @@ static void run(void *arg)
     pthread_mutex_unlock(&x->mutex);
 }
 
+/* ---- pace ---- */
+
+static uint64_t applied_index(const struct stored_export *x)
+{
+    struct kv_state state;
+
+    kv_get_state(x->s->kv, &state);
+    return state.applied_index;
+}
+
+/* Whether this interval has room; if not, the work hook is armed when the next one begins. */
+static bool has_room(struct stored_export *x)
+{
+    uint64_t now = loop_clock_ns(), passed_ms = (now - x->pace_ns) / 1000000;
+
+    if (passed_ms >= PACE_MS) {
+        x->busy = (applied_index(x) - x->pace_index) * PACE_MS >= BUSY_ENTRIES * passed_ms;
+        x->pace_ns = now;
+        x->pace_index = applied_index(x);
+        x->pace_bytes = passed_ms = 0;
+    }
+    if (!x->busy || x->pace_bytes < BUSY_BYTES)
+        return true;
+    if (!loop_timer_active(x->pace_timer))
+        loop_timer_start(x->pace_timer, PACE_MS - passed_ms, 0);
+    return false;
+}
+
+static void on_pace(void *user)
+{
+    struct stored_export *x = user;
+
+    loop_hook_arm(x->s->work_hook);
+}
+
+/* ---- the worker's results ---- */
+
 static void start(struct stored_export *x);
 
 static void done(void *arg)
@@ -88,7 +136,9 @@ static void done(void *arg)
                  kv_export_revision(x->export), x->total,
                  (loop_clock_ns() - x->begun_ns) / 1000000);
     }
-    if (x->result == 0 && x->made.len == 0)
+    if (x->made.len == 0)
+        x->pace_bytes += MEASURE_COSTS_BYTES;
+    if (x->result == 0 && x->made.len == 0 && has_room(x))
         start(x);
     else
         loop_hook_arm(x->s->work_hook);
@@ -113,6 +163,9 @@ struct stored_export *stored_export_new(struct stored *s)
     x->s = s;
     x->begun_ns = loop_clock_ns();
     x->export = kv_export_new(s->kv);
+    x->pace_timer = loop_timer_new(s->loop, "snapshot pace", on_pace, x);
+    x->pace_ns = x->begun_ns;
+    x->pace_index = applied_index(x);
     pthread_mutex_init(&x->mutex, NULL);
     return x;
 }
@@ -122,6 +175,7 @@ void stored_export_free(struct stored_export *x)
     if (x == NULL)
         return;
     x->s->export_count--;
+    loop_timer_free(TAKE(x->pace_timer));
     pthread_mutex_lock(&x->mutex);
     x->cancelled = true;
     kv_export_free(TAKE(x->export));
@@ -140,10 +194,13 @@ int stored_export_next(struct stored_export *x, size_t max_bytes, struct bytes *
         if (x->result < 0)
             return x->result;
         if (x->made.len == 0) {
-            if (kv_export_ready(x->export))
+            if (kv_export_ready(x->export) && has_room(x))
                 start(x);
             return 0; /* `written` arms the hook too */
         }
+        if (!has_room(x))
+            return 0;
+        x->pace_bytes += x->made.len;
         buf_clear(&x->taken);
         buf_trim(&x->taken, PIECE_BYTES_KEPT);
         spare = x->taken;
