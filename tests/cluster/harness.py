@@ -158,7 +158,11 @@ class Client:
     """One gRPC channel to one member."""
 
     def __init__(self, member):
-        self.channel = grpc.insecure_channel(member.address, options=CHANNEL_OPTIONS)
+        if member.cluster.tls:
+            self.channel = grpc.secure_channel(member.address, member.cluster.tls.credentials(),
+                                               options=CHANNEL_OPTIONS)
+        else:
+            self.channel = grpc.insecure_channel(member.address, options=CHANNEL_OPTIONS)
         self.kv = stubs.KVStub(self.channel)
         self.maintenance = stubs.MaintenanceStub(self.channel)
         self.cluster = stubs.ClusterStub(self.channel)
@@ -199,8 +203,9 @@ class Member:
         self.client_port = free_port()
         self.peer_port = free_port()
         self.address = f"127.0.0.1:{self.client_port}"
-        self.client_url = f"http://{self.address}"
-        self.peer_url = f"http://127.0.0.1:{self.peer_port}"
+        scheme = "https" if cluster.tls else "http"
+        self.client_url = f"{scheme}://{self.address}"
+        self.peer_url = f"{scheme}://127.0.0.1:{self.peer_port}"
         self.mark = f"CLUSTER_TEST_MEMBER={os.path.basename(cluster.dir)}-{name}"
         self.proc = None
         self.state = "new"
@@ -370,11 +375,13 @@ class Member:
 class Cluster:
     live = []
 
-    def __init__(self, target, n, flags=()):
+    def __init__(self, target, n, flags=(), tls=None):
+        """tls: https:// everywhere; its credentials() are what clients connect with."""
         base = os.environ.get("CLUSTER_TEST_DIR") or tempfile.gettempdir()
         self.target = target
         self.dir = tempfile.mkdtemp(prefix="ct-", dir=base)
         self.flags = list(flags)
+        self.tls = tls
         self.members = []
         for i in range(n):
             self.members.append(Member(self, f"n{i + 1}"))

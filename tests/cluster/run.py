@@ -22,6 +22,7 @@ def run_one(name):
     import harness
     import tests
     import snapshots  # noqa: F401 (registers its tests)
+    import tls  # noqa: F401 (likewise)
     try:
         print(tests.TESTS[name](harness.Target.from_environment()))
         sys.stdout.flush()
@@ -92,6 +93,7 @@ def main():
     import test_checker
     import tests
     import snapshots  # noqa: F401 (registers its tests)
+    import tls  # noqa: F401 (likewise)
     harness.Target.from_environment()
     if test_checker.main() != 0:
         sys.exit("the checker does not see what it should")
