@@ -591,8 +591,9 @@ static void on_inbound_event(struct peers *p, const struct pipe_event *ev)
 
 static void ping(struct peers *p, uint64_t id, enum peer_type type, uint64_t clock_ns);
 
-static void on_ping(struct peers *p, struct peer *peer, const struct peer_frame *f)
+static void on_ping(struct peers *p, uint64_t from, const struct peer_frame *f)
 {
+    struct peer *peer = find_peer(p, from);
     struct wire_reader r = wire_reader(f->body);
     uint64_t clock_ns = wire_get_u64(&r), now = loop_clock_ns();
 
@@ -623,6 +624,11 @@ static void refuse(struct peers *p, nng_msg *msg, const struct peer_header *h, c
     nng_pipe_close(nng_msg_get_pipe(msg));
 }
 
+static bool is_ours(const struct peers *p, const struct peer_header *h)
+{
+    return p->self.cluster_id != 0 && h->cluster_id == p->self.cluster_id;
+}
+
 static void on_batch(struct peers *p, nng_msg *msg)
 {
     struct bytes body = bytes_of(nng_msg_body(msg), nng_msg_len(msg));
@@ -640,7 +646,7 @@ static void on_batch(struct peers *p, nng_msg *msg)
         refuse(p, msg, NULL, "not a message of a member", &p->totals.malformed);
         return;
     }
-    ours = p->self.cluster_id != 0 && h.cluster_id == p->self.cluster_id;
+    ours = is_ours(p, &h);
     peer = find_peer(p, h.from);
     if (peer != NULL && ours) {
         peer->stats.last_seen_ms = loop_now_ms(p->loop);
@@ -654,6 +660,7 @@ static void on_batch(struct peers *p, nng_msg *msg)
             refuse(p, msg, &h, "malformed", &p->totals.malformed);
             return;
         }
+        ours = is_ours(p, &h); /* the frame before may have told us who we are */
         if (f.type == PEER_HELLO && !ours)
             continue; /* what follows decides */
         if (f.type != PEER_MEMBERS_QUERY && f.type != PEER_MEMBERS && f.type != PEER_HELLO) {
@@ -669,7 +676,7 @@ static void on_batch(struct peers *p, nng_msg *msg)
             }
         }
         if (f.type == PEER_PING || f.type == PEER_PONG)
-            on_ping(p, peer, &f);
+            on_ping(p, h.from, &f);
         else
             p->ops->on_frame(p->user, &h, &f);
     }
