@@ -12,6 +12,7 @@
 #include "gatewayd/client_tls.h"
 #include "gatewayd/grpc.h"
 #include "gatewayd/http_mux.h"
+#include "gatewayd/v3/contest.h"
 #include "gatewayd/watches.h"
 #include "lib/daemon/daemon.h"
 #include "lib/http/http_server.h"
@@ -67,6 +68,7 @@ int gatewayd_init(void *state, struct daemon *d)
     gw->loop = daemon_loop(d);
     gw->conf = daemon_conf(d);
     limits = limits_of(gw->conf);
+    list_init(&gw->withdrawals);
     gw->watches = watches_new(gw->loop, &gw->backend);
     gw->grpc = grpc_service_new(gw);
     gw->server = http_server_new(gw->loop, &http_mux_client, gw, &limits);
@@ -166,6 +168,7 @@ void gatewayd_fini(void *state)
     if (gw->metrics_only != NULL)
         http_server_free(gw->metrics_only);
     client_tls_close(gw);
+    contests_abandon(gw);
     auth_cache_free(gw->auth_cache);
     backend_free(gw->backend);
     watches_free(gw->watches);

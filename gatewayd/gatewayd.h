@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "lib/conf/conf.h"
+#include "lib/util/list.h"
 
 struct auth_cache;
 struct backend;
@@ -49,6 +50,7 @@ struct gatewayd {
     struct http_server *metrics_only; /* listen-metrics-urls: no gRPC; NULL when there are none */
     struct tls_context *tls;          /* of https:// listeners; NULL when there are none */
     uint64_t rejected_log_ms, rejected_unlogged; /* failed handshakes in the log */
+    struct list withdrawals; /* v3/contest.c */
     uint64_t lease_id_last; /* chosen for a client; 0: none yet */
     uint64_t health_success, health_failures;
     bool ready;

@@ -11,6 +11,7 @@
 
 #include "gatewayd/gatewayd.h"
 #include "gatewayd/grpc.h"
+#include "gatewayd/grpc_auth.h"
 #include "gatewayd/quota.h"
 #include "gatewayd/v3/lease.h"
 #include "lib/proto/outcome.h"
@@ -118,6 +119,7 @@ static void leases(struct grpc_call *call)
 struct keep_alive {
     struct buf waiting, asked; /* i64 ids */
     struct buf answer;
+    bool resolving; /* who the client is */
     bool half_closed;
 };
 
@@ -131,17 +133,16 @@ static void free_keep_alive(struct grpc_call *call)
     free(state);
 }
 
-static void ask(struct grpc_call *call)
+static void on_resolved(struct grpc_call *call, int outcome)
 {
     struct keep_alive *state = call->state;
     size_t len = MIN(state->waiting.len, RENEWALS_PER_QUESTION * sizeof(int64_t));
 
-    if (call->ended || backend_call_active(&call->backend) ||
-        grpc_stream_queued(call) > QUEUED_BYTES_MAX)
+    state->resolving = false;
+    if (call->ended)
         return;
-    if (len == 0) {
-        if (state->half_closed)
-            grpc_stream_end(call, GRPC_OK, "");
+    if (outcome != OUT_OK) {
+        grpc_fail_outcome(call, outcome);
         return;
     }
     buf_clear(&state->asked);
@@ -150,6 +151,22 @@ static void ask(struct grpc_call *call)
     buf_clear(&state->answer);
     call->backend.body = buf_bytes(&state->asked);
     backend_read(call->gw->backend, &call->backend, PROTO_READ_LEASE_KEEP_ALIVE, false);
+}
+
+static void ask(struct grpc_call *call)
+{
+    struct keep_alive *state = call->state;
+
+    if (call->ended || state->resolving || backend_call_active(&call->backend) ||
+        grpc_stream_queued(call) > QUEUED_BYTES_MAX)
+        return;
+    if (state->waiting.len == 0) {
+        if (state->half_closed)
+            grpc_stream_end(call, GRPC_OK, "");
+        return;
+    }
+    state->resolving = true;
+    grpc_auth_resolve(call, on_resolved);
 }
 
 static void send_answers(struct grpc_call *call, struct bytes answer)
