@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/bbolt/snapshot_file.h"
 #include "lib/ipc/ipc.h"
 #include "lib/loop/loop.h"
 #include "lib/proto/outcome.h"
@@ -870,6 +871,100 @@ Test(stored, a_large_answer_comes_in_parts_and_waits_for_acks)
     }
     cr_assert_eq(first_value(&one, id, &count).len, 1000); /* as of when it was asked */
     cr_assert_eq(count, 3000);
+}
+
+/* ---- etcd's database file ---- */
+
+static uint64_t ask_snapshot(void)
+{
+    uint64_t id = one.next_id++;
+
+    read_start(&one, id, PROTO_READ_SNAPSHOT, false, BYTES_EMPTY);
+    return id;
+}
+
+static void ack(uint64_t id)
+{
+    struct buf *b = ipc_link_begin(one.gateway, PROTO_READ_ACK, id);
+
+    proto_u64_encode(b, &(struct proto_u64){answer_of(&one, id)->message.len});
+    ipc_link_end(one.gateway);
+}
+
+static int64_t revision_in(uint64_t id)
+{
+    CLEANUP(freep) char *error = NULL;
+    struct snapshot_file f;
+    struct snapshot_status status;
+
+    cr_assert_eq(answer_of(&one, id)->outcome, OUT_OK);
+    cr_assert_eq(snapshot_file_of(buf_bytes(&answer_of(&one, id)->message), &f, &error), 0, "%s",
+                 error);
+    cr_assert_eq(snapshot_file_verify_hash(&f, &error), 0, "%s", error);
+    cr_assert_eq(snapshot_file_status(&f, &status, &error), 0, "%s", error);
+    cr_assert_eq(status.revision_count, (uint64_t)status.revision - 1, "one version a revision");
+    return status.revision;
+}
+
+Test(stored, an_export_is_of_when_it_was_asked_and_waits_for_acks)
+{
+    uint64_t id, other;
+
+    put_many(&one, 4000, 1000); /* 4 MB: four windows */
+    id = ask_snapshot();
+    until(answer_of(&one, id) != NULL &&
+          answer_of(&one, id)->message.len + STORED_PART_BYTES > PROTO_RESULT_WINDOW_BYTES);
+    settle();
+    cr_assert_leq(answer_of(&one, id)->message.len, PROTO_RESULT_WINDOW_BYTES);
+    put_many(&one, 100, 1000);
+    other = ask_snapshot();
+    while (!answered(&one, id) || !answered(&one, other)) {
+        if (!answered(&one, id))
+            ack(id);
+        if (answer_of(&one, other) != NULL && !answered(&one, other))
+            ack(other);
+        loop_run_once(loop, 1000);
+    }
+    cr_assert_eq(revision_in(id), 4001);
+    cr_assert_eq(revision_in(other), 4101);
+    cr_assert_eq(one.s.export_count, 0);
+}
+
+Test(stored, an_export_ends_with_whoever_asked_for_it)
+{
+    uint64_t first, second;
+
+    put_many(&one, 2000, 1000);
+    first = ask_snapshot();
+    second = ask_snapshot();
+    ipc_link_send(one.gateway, PROTO_CANCEL, first, BYTES_EMPTY);
+    until(one.s.export_count == 1);
+    until(answer_of(&one, second) != NULL);
+    ipc_link_stop(TAKE(one.gateway), 0);
+    one.gateway_up = false;
+    until(one.s.export_count == 0);
+}
+
+Test(stored, a_stop_in_the_middle_of_an_export)
+{
+    uint64_t id;
+
+    put_many(&one, 2000, 1000);
+    id = ask_snapshot();
+    until(answer_of(&one, id) != NULL);
+    ask_snapshot(); /* this one is being measured */
+    until(one.s.export_count == 2);
+    stored_down(&one);
+}
+
+Test(stored, too_many_exports_are_refused)
+{
+    uint64_t last = 0;
+
+    put_many(&one, 2000, 1000); /* more than a window, so none ends by itself */
+    for (int i = 0; i < 17; i++)
+        last = ask_snapshot();
+    expect_outcome(&one, last, OUT_TOO_MANY_REQUESTS);
 }
 
 Test(stored, status_says_what_there_is)
