@@ -93,6 +93,11 @@ static int check_side(struct settings *s, const struct side *side, struct settin
                               "hostname=\"%s\")",
                               settings_text(s, side->allowed_cn),
                               settings_text(s, side->allowed_hostname));
+    if (r == 0 && settings_bool(s, side->auth) && !given(s, side->ca))
+        settings_notice(s, true,
+                        "--%s without --%s: every authority this system trusts may sign %s "
+                        "certificates",
+                        side->auth, side->ca, side->kind);
     for (size_t i = 0; r == 0 && i < ARRAY_LEN(side->urls) && side->urls[i] != NULL; i++) {
         CLEANUP(setting_urls_fini) struct setting_urls l = settings_urls(s, side->urls[i]);
 
