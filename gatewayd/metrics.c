@@ -14,6 +14,7 @@
 #include "gatewayd/grpc.h"
 #include "gatewayd/http_mux.h"
 #include "gatewayd/probe.h"
+#include "gatewayd/watches.h"
 #include "lib/http/http_server.h"
 #include "lib/loop/loop.h"
 #include "lib/metrics/metrics.h"
@@ -163,13 +164,19 @@ static void put_conclave(struct buf *b, const struct scrape *s)
                 s->store.write_batch_ns_sum, s->store.write_batch_count);
 }
 
-static void put_debugging(struct buf *b, const struct proto_store_status *store)
+static void put_debugging(struct buf *b, const struct gatewayd *gw,
+                          const struct proto_store_status *store)
 {
+    struct watches_stats watches;
+
     metrics_u64(b, "etcd_debugging_mvcc_compact_revision", "gauge",
             "The revision of the last compaction in store.",
             store->compact_revision > 0 ? (uint64_t)store->compact_revision : 0);
     metrics_u64(b, "etcd_debugging_mvcc_current_revision", "gauge", "The current revision of store.",
             (uint64_t)store->revision);
+    watches_get_stats(gw->watches, &watches);
+    metrics_u64(b, "etcd_debugging_mvcc_events_total", "counter",
+            "Total number of events sent by this member.", watches.events_total);
     metrics_u64(b, "etcd_debugging_mvcc_keys_total", "gauge", "Total number of keys.",
             store->key_count);
 }
@@ -260,7 +267,7 @@ static void render(struct scrape *s)
                   "cluster_version", version);
     }
     if (s->have_store) {
-        put_debugging(b, &s->store);
+        put_debugging(b, s->base.gw, &s->store);
         put_mvcc(b, &s->store);
     }
     put_network(b, s->base.gw);

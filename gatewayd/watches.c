@@ -135,7 +135,7 @@ static void send_create(struct watcher *w)
         b, &(struct proto_watch_create){
                .stream = w->stream->number,
                .start_revision = w->announced ? w->next : w->start_revision,
-               .flags = w->flags,
+               .flags = (uint8_t)(w->flags | (w->announced ? PROTO_WATCH_AGAIN : 0)),
                .identity = bytes_of(range_end + w->range_end_len, w->identity_len),
                .key = key_of(w),
                .range_end = bytes_of(range_end, w->range_end_len),

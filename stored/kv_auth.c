@@ -124,6 +124,18 @@ int kv_auth_check(struct kv *kv, struct bytes stamp, const struct auth_op *op)
     return outcome != OUT_OK ? outcome : auth_check(&kv->auth, &who, op);
 }
 
+int kv_auth_check_again(struct kv *kv, struct bytes stamp, const struct auth_op *op)
+{
+    struct auth_identity who;
+    int outcome;
+
+    if (LIKELY(!kv->auth.enabled))
+        return OUT_OK;
+    outcome = who_is(kv, stamp, &who);
+    who.revision = kv->auth.revision;
+    return outcome != OUT_OK ? outcome : auth_check(&kv->auth, &who, op);
+}
+
 int kv_auth_check_lease(struct kv *kv, struct bytes stamp, int64_t lease, enum auth_op_type type)
 {
     struct auth_lease_keys keys = lease_keys(kv);

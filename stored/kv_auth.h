@@ -21,6 +21,9 @@ const struct auth_store *kv_auth_store(const struct kv *kv);
 /* The identity's right to one operation: for what is asked by other messages than READ and PROPOSE
  * (a watch: AUTH_OP_READ of its range). stamp: as it came with the request. */
 int kv_auth_check(struct kv *kv, struct bytes stamp, const struct auth_op *op);
+/* The same for what was admitted before and goes on (a watch after a restart): the user's rights of
+ * now, however old the stamp. */
+int kv_auth_check_again(struct kv *kv, struct bytes stamp, const struct auth_op *op);
 /* Every key attached to the lease. */
 int kv_auth_check_lease(struct kv *kv, struct bytes stamp, int64_t lease, enum auth_op_type type);
 

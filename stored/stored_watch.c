@@ -71,10 +71,12 @@ static struct watch_hub *hub_of(struct stored_gateway *gw)
 
 static int check_rights(struct stored *s, const struct proto_watch_create *m)
 {
+    const struct auth_op op = {AUTH_OP_READ, m->key, m->range_end};
+
     if (s->kv == NULL)
         return OUT_STOPPED;
-    return kv_auth_check(s->kv, m->identity,
-                         &(struct auth_op){AUTH_OP_READ, m->key, m->range_end});
+    return (m->flags & PROTO_WATCH_AGAIN) != 0 ? kv_auth_check_again(s->kv, m->identity, &op)
+                                               : kv_auth_check(s->kv, m->identity, &op);
 }
 
 static void create(struct stored_gateway *gw, uint32_t id, const struct proto_watch_create *m)

@@ -72,15 +72,16 @@ void watch_hub_tell_head(struct watch_hub *hub)
 static struct watch_group *group_get(struct watch_hub *hub, const struct proto_watch_create *m)
 {
     struct watch_range *range = watch_ranges_get(&hub->ranges, m->key, m->range_end);
+    uint8_t flags = m->flags & WATCH_GROUP_FLAGS;
     struct watch_group *g = range->groups;
 
-    while (g != NULL && g->flags != m->flags)
+    while (g != NULL && g->flags != flags)
         g = g->next;
     if (g != NULL)
         return g;
     g = xcalloc(1, sizeof(*g));
     g->range = range;
-    g->flags = m->flags;
+    g->flags = flags;
     g->number = ++hub->last_group;
     list_init(&g->heads);
     list_init(&g->touched_node);

@@ -14,6 +14,8 @@
 #include "stored/watch_log.h"
 #include "stored/watch_ranges.h"
 
+enum { WATCH_GROUP_FLAGS = PROTO_WATCH_NO_PUT | PROTO_WATCH_NO_DELETE | PROTO_WATCH_PREV_KV };
+
 /* Everybody who watches a range with the same flags. */
 struct watch_group {
     struct watch_group *next; /* of the same range */

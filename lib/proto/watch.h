@@ -35,7 +35,9 @@ enum {
     PROTO_WATCH_PREV_KV = 4,
     PROTO_WATCH_REFUSE = 8, /* the request is refused for a reason of gatewayd's: stored checks the
                                rights and tells the revision (outcome OUT_CANCELED), no more */
-    PROTO_WATCH_FLAGS = 15,
+    PROTO_WATCH_AGAIN = 16, /* stored accepted it before: the identity may be older than the last
+                               change of auth, the user's rights of now count */
+    PROTO_WATCH_FLAGS = 31,
 };
 enum {
     PROTO_WATCH_DELIVERY_UNITS = 64,     /* a response around the events */
