@@ -377,8 +377,7 @@ Test(watches, a_closed_stream_keeps_its_numbers_until_stored_knows)
     watches_stream_close(stream);
     expect_sent(1, PROTO_WATCH_CLOSE, 0);
     say_event(id, 12);
-    say_canceled(id, false, OUT_COMPACTED, 12);
-    cr_assert(told.events == 0 && told.canceled == 0);
+    cr_assert_eq(told.events, 0);
     stream = watches_stream_new(gw.watches, &ops, NULL);
     cr_assert_neq(create(0)->number, id);
     {
