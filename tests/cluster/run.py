@@ -21,6 +21,7 @@ def run_one(name):
     sys.path.insert(0, HERE)
     import harness
     import tests
+    import auth  # noqa: F401 (registers its tests)
     import snapshots  # noqa: F401 (registers its tests)
     import tls  # noqa: F401 (likewise)
     try:
@@ -92,6 +93,7 @@ def main():
     import harness
     import test_checker
     import tests
+    import auth  # noqa: F401 (registers its tests)
     import snapshots  # noqa: F401 (registers its tests)
     import tls  # noqa: F401 (likewise)
     harness.Target.from_environment()
