@@ -90,7 +90,7 @@ static int check_places(struct restore *r)
 {
     const struct restore_args *a = r->args;
 
-    if (a->bump_revision > 0 && !a->mark_compacted) {
+    if ((a->bump_revision > 0) != a->mark_compacted) {
         *r->error = xstrdup("--mark-compacted required if --revision-bump > 0");
         return -EINVAL;
     }
@@ -143,7 +143,7 @@ static int make_dirs(char *path)
 static int open_file(struct restore *r)
 {
     CLEANUP(freep) char *why = NULL;
-    int e = snapshot_file_open(r->args->snapshot, &r->file, &why);
+    int e = snapshot_file_map(r->args->snapshot, &r->file, &why);
 
     if (e != 0) {
         *r->error = xasprintf("open %s: %s", r->args->snapshot, why);
@@ -151,6 +151,9 @@ static int open_file(struct restore *r)
     }
     if (!r->args->skip_hash_check)
         e = snapshot_file_verify_hash(&r->file, r->error);
+    if (e != 0)
+        return e;
+    e = snapshot_file_find_db(&r->file, r->error);
     if (e != 0)
         return e;
     e = bbolt_check(&r->file.db, &why);

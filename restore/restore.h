@@ -12,7 +12,7 @@ struct restore_args {
     const char *initial_cluster, *initial_cluster_token, *advertise_peer_urls;
     bool skip_hash_check;
     uint64_t bump_revision;
-    bool mark_compacted; /* needed by, and without effect but for, bump_revision */
+    bool mark_compacted; /* with bump_revision, and only then */
 };
 
 /* 0 with a line for people in *ret_summary, or negative with *ret_error; free() either. Refusals

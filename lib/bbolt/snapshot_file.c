@@ -16,23 +16,34 @@
 #include "lib/util/xmalloc.h"
 #include "lib/wire/wire.h"
 
-int snapshot_file_of(struct bytes content, struct snapshot_file *ret, char **ret_error)
+static struct snapshot_file split(struct bytes content)
 {
     struct snapshot_file f = {.image = content};
-    int r;
 
     if (content.len % SNAPSHOT_BLOCK_BYTES == SNAPSHOT_HASH_BYTES) {
         f.image.len -= SNAPSHOT_HASH_BYTES;
         f.has_hash = true;
         memcpy(f.hash, content.data + f.image.len, SNAPSHOT_HASH_BYTES);
     }
-    r = bbolt_open(f.image, &f.db, ret_error);
+    return f;
+}
+
+int snapshot_file_find_db(struct snapshot_file *f, char **ret_error)
+{
+    return bbolt_open(f->image, &f->db, ret_error);
+}
+
+int snapshot_file_of(struct bytes content, struct snapshot_file *ret, char **ret_error)
+{
+    struct snapshot_file f = split(content);
+    int r = snapshot_file_find_db(&f, ret_error);
+
     if (r == 0)
         *ret = f;
     return r;
 }
 
-int snapshot_file_open(const char *path, struct snapshot_file *ret, char **ret_error)
+int snapshot_file_map(const char *path, struct snapshot_file *ret, char **ret_error)
 {
     CLEANUP(closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat st;
@@ -55,11 +66,23 @@ int snapshot_file_open(const char *path, struct snapshot_file *ret, char **ret_e
         return r;
     }
     madvise(map, (size_t)st.st_size, MADV_SEQUENTIAL);
-    r = snapshot_file_of(bytes_of(map, (size_t)st.st_size), ret, ret_error);
+    *ret = split(bytes_of(map, (size_t)st.st_size));
+    ret->map = bytes_of(map, (size_t)st.st_size);
+    return 0;
+}
+
+int snapshot_file_open(const char *path, struct snapshot_file *ret, char **ret_error)
+{
+    struct snapshot_file f;
+    int r = snapshot_file_map(path, &f, ret_error);
+
+    if (r != 0)
+        return r;
+    r = snapshot_file_find_db(&f, ret_error);
     if (r == 0)
-        ret->map = bytes_of(map, (size_t)st.st_size);
+        *ret = f;
     else
-        munmap(map, (size_t)st.st_size);
+        snapshot_file_close(&f);
     return r;
 }
 

@@ -25,6 +25,9 @@ struct snapshot_file {
 /* Maps a file read-only and finds its database; nothing is verified yet but that. 0, or negative
  * errno with *ret_error (free()), which does not name the file. */
 int snapshot_file_open(const char *path, struct snapshot_file *ret, char **ret_error);
+/* The two halves of it, for who verifies the hash before anything else. */
+int snapshot_file_map(const char *path, struct snapshot_file *ret, char **ret_error);
+int snapshot_file_find_db(struct snapshot_file *f, char **ret_error); /* -EBADMSG */
 /* The same over bytes in memory (tests). */
 int snapshot_file_of(struct bytes content, struct snapshot_file *ret, char **ret_error);
 void snapshot_file_close(struct snapshot_file *f); /* accepts a zeroed one */

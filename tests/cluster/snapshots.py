@@ -53,7 +53,7 @@ def restore(cluster, path, *more):
             command = ["etcdctl", "snapshot", "restore"]
         else:
             prefix = os.path.dirname(os.path.dirname(cluster.target.program))
-            command = [os.path.join(prefix, "libexec/conclave/conclave-restore")]
+            command = [os.path.join(prefix, "bin/conclavectl"), "snapshot", "restore"]
         run(command + restore_args(m, path) + list(more))
 
 
@@ -246,7 +246,7 @@ def under_load(target):
     """Each snapshot is the state of exactly one revision: restored, it equals what the living
     cluster says of that revision."""
     with Cluster(target, 3).start() as cluster:
-        taken = []
+        taken = []  # path, revision
         with Load(cluster.members, keys=40) as load:
             load.wait_more(200)
             for i in range(3):
@@ -270,3 +270,27 @@ def under_load(target):
                 other.stop()
         cluster.stop()
         return f"revisions {', '.join(str(r) for _, r in taken)}"
+
+
+# ---- a member that joins a restored cluster gets what no log holds ----
+
+@test("snapshot-restored-cluster-grows", 15)
+def restored_cluster_grows(target):
+    with Cluster(target, 1) as one, Cluster(target, 2) as two:
+        one.start()
+        fill(one.members[0])
+        path = os.path.join(one.dir, "snap")
+        save(one.members[0], path)
+        late = two.members.pop()
+        restore(two, path)
+        started(two, None)
+        ctl(two.members[0], "member", "add", late.name, "--peer-urls", late.peer_url)
+        two.members.append(late)
+        late.state = "existing"
+        late.start()
+        late.wait_healthy()
+        ctl(late, "put", "through", "the new member")
+        two.check_equal()
+        one.stop()
+        two.stop()
+        return "the new member has what the others have"

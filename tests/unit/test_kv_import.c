@@ -145,7 +145,9 @@ Test(kv_import, raised_revision)
     CLEANUP(buf_fini) struct buf second = export(&to);
     cr_assert_eq(import_with(buf_bytes(&second), 0, &again, &error), 0, "%s", error);
     cr_assert_eq(state_of(&again).revision, state_of(&to).revision);
+    harness_fini(&again);
     cr_assert_eq(import_with(buf_bytes(&second), UINT64_MAX, &again, &error), -EBADMSG);
+    harness_fini(&again);
     harness_fini(&from);
     harness_fini(&to);
 }
