@@ -183,6 +183,7 @@ def there_and_back(target, with_auth):
             rights_hold(second.members[1])
         ctl(second.members[2], "put", "k1", "value 1 new", user=user)  # and it goes on
         revisions.append(revisions[-1] + 1)
+        ctl(second.members[0], "get", "k1", user=user)  # linearizable: it has executed the put
         back = os.path.join(second.dir, "back.snap")
         status = save(second.members[0], back, user)
         if status["revision"] != revisions[-1]:
