@@ -17,6 +17,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,6 +54,8 @@ struct stored_snap_in {
     struct kv_restore *restore;
     uint64_t received_bytes, acked_bytes;
     uint64_t sequence; /* durable at this: complete */
+    atomic_bool failed; /* the engine did, on some thread */
+    struct loop_wake *failed_wake;
 };
 
 /* ---- sending ---- */
@@ -157,6 +160,7 @@ static void in_end(struct stored *s)
         return;
     kv_restore_free(in->restore);
     engine_leveldb_close(in->engine);
+    loop_wake_free(in->failed_wake);
     free(in);
     stored_dir_recv_drop(&s->dir);
 }
@@ -214,11 +218,22 @@ static void in_durable(void *user, uint64_t sequence)
     }
 }
 
+/* Nothing of ours is lost: only this transfer ends. Any thread. */
 static void in_fatal(void *user, const char *text)
 {
     struct stored_snap_in *in = user;
 
-    stored_fatal(in->s, text);
+    log_error("receiving a state: %s", text);
+    atomic_store(&in->failed, true);
+    loop_wake_send(in->failed_wake);
+}
+
+static void in_on_failed(void *user)
+{
+    struct stored *s = user;
+
+    if (s->snap_in != NULL && atomic_load(&s->snap_in->failed))
+        in_refuse(s, "it could not be written");
 }
 
 static int in_begin(struct stored *s, uint64_t id, struct bytes body)
@@ -241,6 +256,7 @@ static int in_begin(struct stored *s, uint64_t id, struct bytes body)
     in->id = id;
     in->meta = meta;
     in->meta.conf_state = BYTES_EMPTY;
+    in->failed_wake = loop_wake_new(s->loop, "state refused", in_on_failed, s);
     r = stored_dir_recv_begin(&s->dir);
     if (r == 0)
         r = engine_leveldb_open(&(struct engine_leveldb_args){.loop = s->loop,
@@ -255,6 +271,7 @@ static int in_begin(struct stored *s, uint64_t id, struct bytes body)
         log_error("cannot receive a state into %s: %s", s->dir.recv,
                   error != NULL ? error : strerror(-r));
         answer(s, PROTO_SNAP_STAGED, id, OUT_INTERNAL);
+        loop_wake_free(in->failed_wake);
         free(in);
         return 0;
     }
@@ -314,7 +331,8 @@ static void in_stage(struct stored *s)
     if (in == NULL || in->state != SYNCED)
         return;
     engine_leveldb_close(TAKE(in->engine));
-    r = s->failed ? -EIO : stored_dir_recv_stage(&s->dir);
+    loop_wake_free(TAKE(in->failed_wake));
+    r = s->failed || atomic_load(&in->failed) ? -EIO : stored_dir_recv_stage(&s->dir);
     if (r < 0) {
         in_refuse(s, strerror(-r));
         return;

@@ -1445,6 +1445,25 @@ Test(stored, a_damaged_snapshot_changes_nothing)
     cr_assert_null(two.fatal);
 }
 
+Test(stored, a_snapshot_that_cannot_be_written_ends_only_itself)
+{
+    side_init(&two);
+    side_up(&two);
+    put(&two, "other", "history");
+    apply_all(&two);
+    fill_one();
+    snapshot_of_one();
+    send_snapshot_to(&two);
+    until(two.s.snap_in != NULL);
+    nftw(two.s.dir.recv, remove_one, 16, FTW_DEPTH | FTW_PHYS); /* its sync fails */
+    until(two.staged != -1);
+    cr_assert_neq(two.staged, OUT_OK);
+    expect_value(&two, get(&two, "other", false), "history");
+    put(&two, "other", "goes on");
+    apply_all(&two);
+    cr_assert_null(two.fatal);
+}
+
 Test(stored, a_missing_chunk_is_refused)
 {
     side_init(&two);
