@@ -38,7 +38,7 @@ enum peer_type {
     PEER_HASH,            /* peer_hash */
     PEER_FORWARD,         /* peer_forward: a request of the sender's stored for the leader's */
     PEER_FORWARD_REPLY,   /* peer_forward_reply */
-    PEER_PING,            /* u64: the sender's clock; answered with */
+    PEER_PING,            /* u64: the sender's clock; unless it is 0 answered with */
     PEER_PONG,            /* the same */
     PEER_TYPE_MAX = PEER_PONG,
 };

@@ -589,7 +589,8 @@ static void on_inbound_event(struct peers *p, const struct pipe_event *ev)
     }
 }
 
-static void ping(struct peers *p, uint64_t id, enum peer_type type, uint64_t clock_ns);
+static void ping(struct peers *p, uint64_t id, enum peer_lane lane, enum peer_type type,
+                 uint64_t clock_ns);
 
 static void on_ping(struct peers *p, uint64_t from, const struct peer_frame *f)
 {
@@ -597,10 +598,10 @@ static void on_ping(struct peers *p, uint64_t from, const struct peer_frame *f)
     struct wire_reader r = wire_reader(f->body);
     uint64_t clock_ns = wire_get_u64(&r), now = loop_clock_ns();
 
-    if (peer == NULL || r.bad)
+    if (peer == NULL || r.bad || clock_ns == 0)
         return;
     if (f->type == PEER_PING)
-        ping(p, peer->id, PEER_PONG, clock_ns);
+        ping(p, peer->id, PEER_LANE_MAIN, PEER_PONG, clock_ns);
     else if (clock_ns <= now)
         metrics_histogram_add(&peer->stats.round_trips, now - clock_ns);
 }
@@ -811,14 +812,25 @@ static void on_probe_end(void *user)
     }
 }
 
-static void ping(struct peers *p, uint64_t id, enum peer_type type, uint64_t clock_ns)
+static void ping(struct peers *p, uint64_t id, enum peer_lane lane, enum peer_type type,
+                 uint64_t clock_ns)
 {
-    struct buf *b = peers_begin(p, id, PEER_LANE_MAIN, type);
+    struct buf *b = peers_begin(p, id, lane, type);
 
     if (b == NULL)
         return;
     wire_put_u64(b, clock_ns);
     peers_end(p);
+}
+
+/* Over each connection, so that the other side knows all of them; only the main one is measured. */
+static void ping_peer(struct peers *p, const struct peer *peer)
+{
+    for (int k = 0; k < PEER_LANE_COUNT; k++) {
+        if (peer->lanes[k].up)
+            ping(p, peer->id, (enum peer_lane)k, PEER_PING,
+                 k == PEER_LANE_MAIN ? loop_clock_ns() : 0);
+    }
 }
 
 static bool reaches_us(const struct peer *peer)
@@ -860,10 +872,8 @@ static void on_check(void *user)
     }
     if (now - p->last_ping_ms >= PING_MS) {
         p->last_ping_ms = now;
-        for (size_t i = 0; i < p->count; i++) {
-            if (p->list[i]->stats.up)
-                ping(p, p->list[i]->id, PEER_PING, loop_clock_ns());
-        }
+        for (size_t i = 0; i < p->count; i++)
+            ping_peer(p, p->list[i]);
     }
     if (deaf && now - p->last_probe_ms >= ONE_WAY_MS)
         probe_listeners(p);
