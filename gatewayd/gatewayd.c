@@ -89,8 +89,8 @@ int gatewayd_init(void *state, struct daemon *d)
     return r;
 }
 
-/* The supervisor marks a listener of listen-metrics-urls with this prefix of its URL. */
-static const char metrics_prefix[] = "metrics+";
+/* The supervisor marks what a listener is for with a prefix of its URL. */
+static const char metrics_prefix[] = "metrics+", grpc_prefix[] = "grpc+", http_prefix[] = "http+";
 
 static bool starts_with(const char *text, const char *start)
 {
@@ -100,10 +100,17 @@ static bool starts_with(const char *text, const char *start)
 static int listen_on(struct gatewayd *gw, int fd, const char *url)
 {
     struct http_server **server = &gw->server;
+    enum http_mux_tag tag = HTTP_MUX_ALL;
     bool tls;
     int own, r;
 
-    if (starts_with(url, metrics_prefix)) {
+    if (starts_with(url, grpc_prefix)) {
+        tag = HTTP_MUX_GRPC_ONLY;
+        url += strlen(grpc_prefix);
+    } else if (starts_with(url, http_prefix)) {
+        tag = HTTP_MUX_HTTP_ONLY;
+        url += strlen(http_prefix);
+    } else if (starts_with(url, metrics_prefix)) {
         url += strlen(metrics_prefix);
         server = &gw->metrics_only;
         if (*server == NULL)
@@ -115,7 +122,7 @@ static int listen_on(struct gatewayd *gw, int fd, const char *url)
     own = dup(fd); /* the server closes what it adopts; the daemon keeps its own */
     if (own < 0)
         return -errno;
-    r = http_server_listen_tls(*server, own, tls ? gw->tls : NULL);
+    r = http_server_listen_tagged(*server, own, tls ? gw->tls : NULL, tag);
     if (r != 0)
         close(own);
     return r;

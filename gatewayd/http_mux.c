@@ -236,15 +236,46 @@ static void serve_http(struct gatewayd *gw, struct http_req *req, bool metrics_p
 
 enum { HTTP_BODY_BYTES_MAX = 1 << 20 }; /* no endpoint here reads a body */
 
+static bool is_grpc(const struct http_req *req)
+{
+    return http_req_tag(req) != HTTP_MUX_HTTP_ONLY && grpc_is_request(req);
+}
+
+static bool is_json(const struct gatewayd *gw, const struct http_req *req)
+{
+    return http_req_tag(req) != HTTP_MUX_GRPC_ONLY && json_gateway_is_request(gw, req);
+}
+
+/* As grpc-go answers what is not gRPC; HTTP/1.1 is not even understood there. */
+static void refuse_http(struct http_req *req)
+{
+    struct bytes type = http_req_header(req, "content-type");
+    CLEANUP(buf_fini) struct buf text = BUF_INIT;
+
+    if (http_req_version(req) != HTTP_VERSION_2) {
+        http_req_reset(req, HTTP_RESET_PROTOCOL_ERROR);
+        return;
+    }
+    buf_appendf(&text, "invalid gRPC request content-type \"%.*s\"", (int)type.len,
+                type.len != 0 ? (const char *)type.data : "");
+    http_respond(req, &(struct http_response){
+                          .status = 415,
+                          .headers = (const struct http_header[]){
+                              HTTP_HEADER("content-type", "application/grpc"),
+                              HTTP_HEADER("grpc-status", "3"),
+                              {BYTES_LIT("grpc-message"), buf_bytes(&text)}},
+                          .header_count = 3});
+}
+
 static enum http_body_mode on_headers(void *user, struct http_req *req, size_t *body_bytes_max)
 {
     struct gatewayd *gw = user;
 
     *body_bytes_max = HTTP_BODY_BYTES_MAX;
-    if (json_gateway_is_request(gw, req))
+    if (is_json(gw, req))
         return allowed_host(gw, req) ? json_gateway_on_headers(gw, req, body_bytes_max)
                                      : HTTP_BODY_BUFFER;
-    if (!grpc_is_request(req))
+    if (!is_grpc(req))
         return HTTP_BODY_BUFFER;
     *body_bytes_max = grpc_body_limit(gw);
     return grpc_on_headers(gw->grpc, req);
@@ -255,7 +286,7 @@ static void on_data(void *user, struct http_req *req, struct bytes data)
 {
     struct gatewayd *gw = user;
 
-    if (json_gateway_is_request(gw, req))
+    if (is_json(gw, req))
         json_gateway_on_data(gw, req, data);
     else
         grpc_on_data(gw->grpc, req, data);
@@ -265,7 +296,7 @@ static void on_end(void *user, struct http_req *req)
 {
     struct gatewayd *gw = user;
 
-    if (json_gateway_is_request(gw, req))
+    if (is_json(gw, req))
         json_gateway_on_end(gw, req);
     else
         grpc_on_end(gw->grpc, req);
@@ -275,8 +306,10 @@ static void on_request(void *user, struct http_req *req)
 {
     struct gatewayd *gw = user;
 
-    if (grpc_is_request(req))
+    if (is_grpc(req))
         grpc_on_request(gw->grpc, req);
+    else if (http_req_tag(req) == HTTP_MUX_GRPC_ONLY)
+        refuse_http(req);
     else
         serve_http(gw, req, false);
 }
@@ -285,9 +318,9 @@ static void on_too_large(void *user, struct http_req *req)
 {
     struct gatewayd *gw = user;
 
-    if (grpc_is_request(req))
+    if (is_grpc(req))
         grpc_on_too_large(gw->grpc, req);
-    else if (json_gateway_is_request(gw, req))
+    else if (is_json(gw, req))
         json_gateway_on_too_large(gw, req);
     else
         respond_text(req, gw, 413, BYTES_LIT("Request Entity Too Large\n"));
@@ -297,7 +330,7 @@ static void on_drained(void *user, struct http_req *req)
 {
     struct gatewayd *gw = user;
 
-    if (grpc_is_request(req) || json_gateway_is_request(gw, req))
+    if (is_grpc(req) || is_json(gw, req))
         grpc_on_drained(gw->grpc, req);
 }
 
@@ -305,7 +338,7 @@ static void on_closed(void *user, struct http_req *req)
 {
     struct gatewayd *gw = user;
 
-    if (grpc_is_request(req) || json_gateway_is_request(gw, req))
+    if (is_grpc(req) || is_json(gw, req))
         grpc_on_closed(gw->grpc, req);
     else
         probe_on_closed(req);

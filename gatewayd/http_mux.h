@@ -13,6 +13,10 @@ extern const struct http_handler http_mux_metrics; /* user: struct gatewayd */
 
 struct gatewayd;
 
+/* What a client listener serves (http_req_tag): with listen-client-http-urls, etcd keeps the two
+ * apart, so that long streams and short requests do not share a port. */
+enum http_mux_tag { HTTP_MUX_ALL, HTTP_MUX_GRPC_ONLY, HTTP_MUX_HTTP_ONLY };
+
 /* Answers with what every HTTP answer carries: CORS headers, and nosniff on errors. */
 void http_mux_respond(struct http_req *req, const struct gatewayd *gw, int status,
                       const char *type, struct bytes body);

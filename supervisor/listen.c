@@ -77,11 +77,18 @@ static int open_socket(const struct url *u, bool reuse_port, int *ret_fd, const 
     return 0;
 }
 
-static bool has_url(const struct listener_set *set, const char *url)
+/* True: it is open already. One that is for gRPC alone and for HTTP alone is for all. */
+static bool join_url(struct listener_set *set, const char *url, const char *mark)
 {
     for (size_t i = 0; i < set->count; i++) {
-        if (strcmp(set->items[i].url, url) == 0)
-            return true;
+        char *known = set->items[i].url;
+        char *plus = strchr(known, '+');
+
+        if (strcmp(plus != NULL ? plus + 1 : known, url) != 0)
+            continue;
+        if (strcmp(mark, "http+") == 0 && plus != NULL)
+            memmove(known, plus + 1, strlen(plus + 1) + 1);
+        return true;
     }
     return false;
 }
@@ -95,7 +102,7 @@ static int open_list(struct listener_set *set, const struct settings *s, const c
         const char *step;
         int fd = -1, r;
 
-        if (has_url(set, urls.items[i].text))
+        if (join_url(set, urls.items[i].text, mark))
             continue;
         r = open_socket(&urls.items[i], settings_bool(s, "socket-reuse-port"), &fd, &step);
         if (r < 0) {
@@ -116,10 +123,13 @@ static int open_list(struct listener_set *set, const struct settings *s, const c
 
 int listener_set_open(struct listener_set *set, const struct settings *s, char **ret_why)
 {
+    bool apart = *settings_text(s, "listen-client-http-urls") != '\0';
     int r;
 
     *set = (struct listener_set){0};
-    r = open_list(set, s, "listen-client-urls", "", ret_why);
+    r = open_list(set, s, "listen-client-urls", apart ? "grpc+" : "", ret_why);
+    if (r == 0 && apart)
+        r = open_list(set, s, "listen-client-http-urls", "http+", ret_why);
     if (r == 0)
         r = open_list(set, s, "listen-metrics-urls", "metrics+", ret_why);
     if (r < 0)

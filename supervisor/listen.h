@@ -22,8 +22,9 @@ struct listener_set {
     size_t count;
 };
 
-/* One socket per distinct URL of listen-client-urls and listen-metrics-urls; those of the latter alone
- * are marked: "metrics+http://...". Negative errno, and what
+/* One socket per distinct URL of listen-client-urls, listen-client-http-urls and listen-metrics-urls.
+ * Marks say what one is for alone: "metrics+http://..."; "grpc+..." and "http+..." when clients' HTTP
+ * has URLs of its own. Negative errno, and what
  * failed in *ret_why (free()); nothing stays open then. */
 int listener_set_open(struct listener_set *set, const struct settings *s, char **ret_why);
 /* False: not an address one can bind to, which is a literal IP or localhost (127.0.0.1, as in etcd). */

@@ -48,7 +48,7 @@ static void format_peer(char *to, size_t size, const struct sockaddr *addr)
 }
 
 int http_conn_new(struct http_server *server, int fd, const struct sockaddr *addr,
-                  struct tls_context *tls)
+                  struct tls_context *tls, unsigned int tag)
 {
     static uint64_t last_id;
     struct http_conn *conn = xcalloc(1, sizeof(*conn));
@@ -60,6 +60,7 @@ int http_conn_new(struct http_server *server, int fd, const struct sockaddr *add
     }
     conn->server = server;
     conn->id = ++last_id;
+    conn->tag = tag;
     conn->read_ms = loop_now_ms(server->loop);
     if (server->limits.header_ms_max != 0)
         conn->deadline_ms = conn->read_ms + server->limits.header_ms_max;

@@ -220,6 +220,7 @@ struct http_conn {
     struct http_transport transport;
     struct loop_io *io;
     unsigned int io_events;
+    unsigned int tag;
     bool established; /* the transport's handshake is over */
     const struct http_proto *proto; /* NULL until detected */
     void *proto_state;
@@ -248,6 +249,7 @@ struct http_listener {
     struct loop_io *io;
     int fd;
     struct tls_context *tls; /* NULL: plain */
+    unsigned int tag;
     bool paused; /* out of descriptors: until the next tick */
 };
 
@@ -283,7 +285,7 @@ void http_server_tick_start(struct http_server *server);
 
 /* http_conn.c */
 int http_conn_new(struct http_server *server, int fd, const struct sockaddr *addr,
-                  struct tls_context *tls);
+                  struct tls_context *tls, unsigned int tag);
 void http_conn_dirty(struct http_conn *conn);
 void http_conn_doom(struct http_conn *conn);
 /* Close once the output has left. */

@@ -343,6 +343,11 @@ const char *http_req_peer_cn(const struct http_req *req)
     return req->conn->transport.ops->peer_cn(&req->conn->transport);
 }
 
+unsigned int http_req_tag(const struct http_req *req)
+{
+    return req->conn->tag;
+}
+
 struct http_server *http_req_server(const struct http_req *req)
 {
     return req->conn->server;

@@ -213,7 +213,7 @@ static void listener_on_io(void *user, unsigned int events)
             return;
         }
         if (server->counters.connections >= server->limits.connections_max ||
-            http_conn_new(server, fd, (const struct sockaddr *)&addr, l->tls) != 0) {
+            http_conn_new(server, fd, (const struct sockaddr *)&addr, l->tls, l->tag) != 0) {
             server->counters.connections_refused++;
             close(fd);
         }
@@ -236,6 +236,12 @@ int http_server_listen(struct http_server *server, int fd)
 
 int http_server_listen_tls(struct http_server *server, int fd, struct tls_context *tls)
 {
+    return http_server_listen_tagged(server, fd, tls, 0);
+}
+
+int http_server_listen_tagged(struct http_server *server, int fd, struct tls_context *tls,
+                              unsigned int tag)
+{
     struct http_listener *l;
     int r = make_nonblocking(fd);
 
@@ -245,6 +251,7 @@ int http_server_listen_tls(struct http_server *server, int fd, struct tls_contex
     l->server = server;
     l->fd = fd;
     l->tls = tls;
+    l->tag = tag;
     l->io = loop_io_new(server->loop, "http listener", fd, listener_on_io, l);
     if (l->io == NULL) {
         free(l);
@@ -274,7 +281,7 @@ int http_server_adopt_tls(struct http_server *server, int fd, struct tls_context
         server->counters.connections_refused++;
         return -EMFILE;
     }
-    return http_conn_new(server, fd, (const struct sockaddr *)&addr, tls);
+    return http_conn_new(server, fd, (const struct sockaddr *)&addr, tls, 0);
 }
 
 void http_server_drain(struct http_server *server, uint64_t deadline_ms, void (*done)(void *user),

@@ -113,6 +113,9 @@ int http_server_listen(struct http_server *server, int fd);
 /* The same with TLS on every connection; HTTP/2 or HTTP/1.1 is agreed on by ALPN, else by the first
  * bytes. tls is borrowed for the server's life. */
 int http_server_listen_tls(struct http_server *server, int fd, struct tls_context *tls);
+/* Also marks what comes in there for the handler: http_req_tag. tls NULL: plain. */
+int http_server_listen_tagged(struct http_server *server, int fd, struct tls_context *tls,
+                              unsigned int tag);
 /* Adopts a connected stream socket as if accepted. Ownership as above. */
 int http_server_adopt(struct http_server *server, int fd);
 /* NULL: plain. */
@@ -148,6 +151,7 @@ uint64_t http_req_conn_id(const struct http_req *req); /* unique in the process'
 /* Common name of the client's verified certificate; NULL: none, or no TLS. */
 const char *http_req_peer_cn(const struct http_req *req);
 struct http_server *http_req_server(const struct http_req *req);
+unsigned int http_req_tag(const struct http_req *req); /* of its listener; 0: none */
 bool http_req_answered(
     const struct http_req *req); /* http_respond or _begin was called, or reset */
 

@@ -40,6 +40,7 @@ static bool is_for_supervisor(const char *name)
         "logger",     "log-outputs",        "log-output",          "log-level",
         "log-format", "debug",              "runtime-dir",         "child-watchdog-timeout",
         "config-file", "version",           "auto-tls",            "self-signed-cert-validity",
+        "listen-client-http-urls",
     };
 
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
