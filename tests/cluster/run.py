@@ -22,7 +22,8 @@ def run_one(name):
     import harness
     import tests
     import auth  # noqa: F401 (registers its tests)
-    import snapshots  # noqa: F401 (registers its tests)
+    import leases  # noqa: F401 (likewise)
+    import snapshots  # noqa: F401 (likewise)
     import tls  # noqa: F401 (likewise)
     try:
         print(tests.TESTS[name](harness.Target.from_environment()))
@@ -94,7 +95,8 @@ def main():
     import test_checker
     import tests
     import auth  # noqa: F401 (registers its tests)
-    import snapshots  # noqa: F401 (registers its tests)
+    import leases  # noqa: F401 (likewise)
+    import snapshots  # noqa: F401 (likewise)
     import tls  # noqa: F401 (likewise)
     harness.Target.from_environment()
     if test_checker.main() != 0:

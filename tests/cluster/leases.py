@@ -1,0 +1,294 @@
+"""Leases and locks through kills, pauses and restarts.
+
+A Holder keeps a lease alive through one member and knows until when the newest answer promised it:
+the time before the renewal was sent plus the TTL it was answered with. Nobody may see the lease or its
+key gone before that. How late a lease ends is not measured, only that it does.
+"""
+
+import collections
+import threading
+import time
+
+import grpc
+from etcd3.etcdrpc import rpc_pb2 as pb
+from etcd3.etcdrpc import rpc_pb2_grpc as stubs
+
+from harness import Client, Cluster, Failure, until
+from tests import test
+
+TTL_S = 4
+
+
+class Holder:
+    def __init__(self, watchers, member, lease_id):
+        self.member, self.id = member, lease_id
+        self.key = f"hold/{lease_id}".encode()
+        self.watchers = watchers  # members asked whether the key is there
+        self.renewals = 0
+        self.grants = 0
+        self.promised = 0.0  # monotonic
+        self.early = None
+        self.letting_go = threading.Event()
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self._renew, daemon=True),
+                        threading.Thread(target=self._look, daemon=True)]
+        for t in self.threads:
+            t.start()
+
+    def _grant(self, lease, kv):
+        lease.LeaseGrant(pb.LeaseGrantRequest(TTL=TTL_S, ID=self.id), timeout=5)
+        kv.Put(pb.PutRequest(key=self.key, value=b"x", lease=self.id), timeout=5)
+        self.grants += 1
+
+    def _renew_once(self, lease):
+        sent = time.monotonic()
+        answer = next(iter(lease.LeaseKeepAlive(
+            iter([pb.LeaseKeepAliveRequest(ID=self.id)]), timeout=3)))
+        if answer.TTL > 0:
+            self.promised = max(self.promised, sent + answer.TTL)
+            self.renewals += 1
+            return True
+        if time.monotonic() < self.promised:
+            self.early = f"lease {self.id} was gone {self.promised - time.monotonic():.2f} s early"
+        return False
+
+    def _renew(self):
+        with Client(self.member) as client:
+            lease, held = stubs.LeaseStub(client.channel), False
+            while not self.letting_go.is_set():
+                try:
+                    if not held:
+                        self._grant(lease, client.kv)
+                    held = self._renew_once(lease)
+                except grpc.RpcError as e:
+                    if "already exists" in (e.details() or ""):
+                        held = True
+                    elif "lease not found" in (e.details() or ""):
+                        held = False
+                self.letting_go.wait(0.2)
+
+    def _look(self):
+        clients = [Client(m) for m in self.watchers]
+        turn = 0
+        while not self.stopping.is_set():
+            turn += 1
+            promised, renewals = self.promised, self.renewals
+            try:
+                record, _ = clients[turn % len(clients)].get(self.key, timeout=3)
+                if record is None and renewals > 0 and time.monotonic() < promised:
+                    self.early = (f"{self.key} was gone {promised - time.monotonic():.2f} s early,"
+                                  f" asked {clients[turn % len(clients)]}")
+            except grpc.RpcError:
+                pass
+            self.stopping.wait(0.05)
+        for c in clients:
+            c.close()
+
+    def check(self):
+        if self.early:
+            raise Failure(self.early)
+
+    def is_gone(self):
+        self.check()
+        try:
+            with Client(self.watchers[0]) as client:
+                return client.get(self.key)[0] is None
+        except grpc.RpcError:
+            return False
+
+
+class Holders:
+    def __init__(self, members, count=6):
+        self.all = [Holder(members, members[i % len(members)], 7000 + i) for i in range(count)]
+
+    def renew_more(self, n, members=None):
+        """Everybody (at these members) renews n times more, and nobody saw anything end early."""
+        some = [h for h in self.all if members is None or h.member in members]
+        wanted = {h: h.renewals + n for h in some}
+
+        def done():
+            for h in self.all:
+                h.check()
+            return all(h.renewals >= w for h, w in wanted.items())
+
+        until(lambda: f"{n} more renewals: {[(h.member.name, h.renewals) for h in some]}", done, 60)
+
+    def finish(self):
+        for h in self.all:
+            h.letting_go.set()
+        for h in self.all:
+            h.threads[0].join()
+        until("every lease ends when nobody renews it", lambda: all(h.is_gone() for h in self.all), 60)
+        for h in self.all:
+            h.stopping.set()
+            h.threads[1].join()
+            h.check()
+        return (f"{sum(h.renewals for h in self.all)} renewals, "
+                f"{sum(h.grants for h in self.all)} grants")
+
+
+def finish(cluster, holders, text=""):
+    summary = holders.finish()
+    cluster.check_equal()
+    cluster.stop()
+    return text + summary
+
+
+@test("lease-kill-leader-of-3", 20)
+def lease_kill_leader(target):
+    with Cluster(target, 3).start() as cluster:
+        holders = Holders(cluster.members)
+        holders.renew_more(5)
+        for role in ("raftd", "stored", "gatewayd", "supervisor"):
+            victim = cluster.leader()
+            victim.kill(role)
+            holders.renew_more(5, [m for m in cluster.members if m is not victim])
+            victim.wait_healthy()
+            holders.renew_more(5)
+        return finish(cluster, holders)
+
+
+@test("lease-pause-leader-of-3", 20)
+def lease_pause_leader(target):
+    """The leader stops for longer than an election; what it believed when it goes on counts for nothing."""
+    with Cluster(target, 3).start() as cluster:
+        holders = Holders(cluster.members)
+        holders.renew_more(5)
+        for roles in (("raftd", "stored", "gatewayd"), ("raftd",), ("stored",)):
+            victim = cluster.leader()
+            others = [m for m in cluster.members if m is not victim]
+            pids = victim.pause(roles)
+            if "raftd" in roles:  # else it leads on, and nobody can renew until it goes on
+                holders.renew_more(8, others)
+            victim.resume(pids)
+            victim.wait_healthy()
+            holders.renew_more(5)
+        return finish(cluster, holders)
+
+
+@test("lease-restart-of-1", 15)
+def lease_restart_single(target):
+    with Cluster(target, 1).start() as cluster:
+        holders = Holders(cluster.members, 3)
+        member = cluster.members[0]
+        holders.renew_more(5)
+        for role in ("raftd", "stored"):
+            member.kill(role)
+            member.wait_healthy()
+            holders.renew_more(5)
+        member.stop()
+        member.start()
+        member.wait_healthy()
+        holders.renew_more(5)
+        return finish(cluster, holders)
+
+
+# ---- a counter that only whoever holds the lock changes ----
+
+def _varint(n):
+    out = bytearray()
+    while n >= 0x80:
+        out.append(n & 0x7F | 0x80)
+        n >>= 7
+    out.append(n)
+    return bytes(out)
+
+
+def _field(number, data):
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def _lock_key(answer):
+    """LockResponse.key: the second field, behind the header."""
+    assert answer[0] == 0x0A
+    header_len = answer[1]
+    rest = answer[2 + header_len:]
+    assert rest[0] == 0x12
+    return rest[2:2 + rest[1]]
+
+
+class Counting:
+    def __init__(self, members, clients=6):
+        self.acked = collections.Counter()
+        self.unknown = 0
+        self.lock = threading.Lock()
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self._run, args=(members[i % len(members)], i),
+                                         daemon=True) for i in range(clients)]
+        for t in self.threads:
+            t.start()
+
+    def _increment(self, client, lock, unlock, lease, who, turn):
+        lease_id = 90000 + who * 10000 + turn
+        lease.LeaseGrant(pb.LeaseGrantRequest(TTL=TTL_S, ID=lease_id), timeout=5)
+        key = _lock_key(lock(_field(1, b"mutex") + _varint(2 << 3) + _varint(lease_id), timeout=20))
+        try:
+            record, _ = client.get(key)
+            counter, _ = client.get("counter")
+            if record is None:
+                return False  # it ended meanwhile: not ours any more
+            value = int(counter.value) if counter else 0
+            own = pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.CREATE, key=key,
+                             create_revision=record.create_revision)
+            put = pb.RequestOp(request_put=pb.PutRequest(key=b"counter", value=b"%d" % (value + 1)))
+            try:
+                return client.kv.Txn(pb.TxnRequest(compare=[own], success=[put]), timeout=10).succeeded
+            except grpc.RpcError:
+                with self.lock:
+                    self.unknown += 1
+                return False
+        finally:
+            unlock(_field(1, key), timeout=5)
+
+    def _run(self, member, who):
+        turn = 0
+        with Client(member) as client:
+            lock = client.channel.unary_unary("/v3lockpb.Lock/Lock")
+            unlock = client.channel.unary_unary("/v3lockpb.Lock/Unlock")
+            lease = stubs.LeaseStub(client.channel)
+            while not self.stopping.is_set():
+                turn += 1
+                try:
+                    if self._increment(client, lock, unlock, lease, who, turn):
+                        with self.lock:
+                            self.acked[member] += 1
+                except grpc.RpcError:
+                    self.stopping.wait(0.05)
+
+    def count_more(self, n, members=None):
+        some = lambda: sum(v for m, v in self.acked.items() if members is None or m in members)
+        wanted = some() + n
+        until(lambda: f"{n} more increments, {some()} of {wanted}", lambda: some() >= wanted, 60)
+
+    def finish(self, member):
+        self.stopping.set()
+        for t in self.threads:
+            t.join()
+        with Client(member) as client:
+            value = int(client.get("counter")[0].value)
+        acked = sum(self.acked.values())
+        if not acked <= value <= acked + self.unknown:
+            raise Failure(f"the counter is {value} after {acked} increments and {self.unknown} unknown")
+        return f"{acked} increments, {self.unknown} unknown"
+
+
+@test("lock-counter-of-3", 25)
+def lock_counter(target):
+    with Cluster(target, 3).start() as cluster:
+        counting = Counting(cluster.members)
+        counting.count_more(30)
+        for role in ("raftd", "stored", "gatewayd"):
+            victim = cluster.leader()
+            victim.kill(role)
+            counting.count_more(10, [m for m in cluster.members if m is not victim])
+            victim.wait_healthy()
+        victim = cluster.leader()
+        pids = victim.pause(("raftd", "stored", "gatewayd"))
+        counting.count_more(10, [m for m in cluster.members if m is not victim])
+        victim.resume(pids)
+        victim.wait_healthy()
+        counting.count_more(20)
+        summary = counting.finish(cluster.members[0])
+        cluster.check_equal()
+        cluster.stop()
+        return summary
