@@ -57,8 +57,8 @@ static void print_added(const Etcdserverpb__MemberAddResponse *r, const char *na
     struct buf cluster CLEANUP(buf_fini) = BUF_INIT;
     CLEANUP(freep) char *urls = join(r->member->peerurls, r->member->n_peerurls, ",");
 
-    printf("Member %16" PRIx64 " added%s to cluster %16" PRIx64 "\n", r->member->id,
-           r->member->islearner ? " as learner" : "", cluster_of(r->header));
+    printf("Member %16" PRIx64 " added to cluster %16" PRIx64 "\n", r->member->id,
+           cluster_of(r->header));
     for (size_t i = 0; i < r->n_members; i++)
         for (size_t j = 0; j < r->members[i]->n_peerurls; j++)
             buf_appendf(&cluster, "%s%s=%s", cluster.len > 0 ? "," : "",

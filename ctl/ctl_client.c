@@ -36,7 +36,7 @@ struct endpoint {
     char *text;
     char *host, *authority;
     uint16_t port;
-    bool tls;
+    bool tls, plain; /* https or certificates; http:// in so many words */
     char addresses[ADDRESSES_MAX][64];
     size_t address_count, address_next;
     struct http_client *http; /* NULL: idle */
@@ -138,9 +138,10 @@ static int endpoint_parse(struct endpoint *e, const char *text, char **ret_error
         *ret_error = xasprintf("endpoint \"%s\": unix sockets are not supported", text);
         return -EINVAL;
     }
-    if (strncmp(text, "http://", 7) == 0)
+    if (strncmp(text, "http://", 7) == 0) {
         rest = text + 7;
-    else if (strncmp(text, "https://", 8) == 0) {
+        e->plain = true;
+    } else if (strncmp(text, "https://", 8) == 0) {
         rest = text + 8;
         e->tls = true;
     } else if (strstr(text, "://") != NULL) {
@@ -323,8 +324,8 @@ struct ctl_client *ctl_client_new(struct loop *loop, const struct ctl_client_con
             ctl_client_free(client);
             return NULL;
         }
-        if (client->tls != NULL)
-            e->tls = true; /* certificates were given: no endpoint is spoken to in the clear */
+        if (client->tls != NULL && !e->plain)
+            e->tls = true; /* certificates were given and the endpoint does not say otherwise */
     }
     return client;
 }

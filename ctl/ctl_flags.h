@@ -115,11 +115,12 @@ struct ctl_help_conf {
 /* path is empty for the program itself. */
 void ctl_help_print(FILE *out, const struct ctl_help_conf *conf,
                     const struct ctl_command *const *path, size_t depth);
-void ctl_help_completion_bash(FILE *out, const struct ctl_help_conf *conf);
-void ctl_help_completion_zsh(FILE *out, const struct ctl_help_conf *conf);
-void ctl_help_completion_fish(FILE *out, const struct ctl_help_conf *conf);
-/* The hidden command behind the scripts: one candidate per line, with a tab and its summary. */
-void ctl_help_complete(FILE *out, const struct ctl_help_conf *conf, const char *const *argv,
-                       size_t argc);
+void ctl_help_completion_bash(FILE *out, const struct ctl_help_conf *conf, bool descriptions);
+void ctl_help_completion_zsh(FILE *out, const struct ctl_help_conf *conf, bool descriptions);
+void ctl_help_completion_fish(FILE *out, const struct ctl_help_conf *conf, bool descriptions);
+/* The hidden command behind the scripts: one candidate per line, with a tab and its summary if
+ * wanted. */
+void ctl_help_complete(FILE *out, const struct ctl_help_conf *conf, bool descriptions,
+                       const char *const *argv, size_t argc);
 
 #endif

@@ -202,16 +202,17 @@ void ctl_help_print(FILE *out, const struct ctl_help_conf *conf,
 
 /* ---- completion: the scripts ask the program itself ---- */
 
-static void complete_flags(FILE *out, const struct ctl_flag *flags, const char *word)
+static void complete_flags(FILE *out, const struct ctl_flag *flags, bool descriptions,
+                           const char *word)
 {
     for (; flags != NULL && flags->name != NULL; flags++)
         if (!flags->hidden && strncmp(flags->name, word + 2, strlen(word + 2)) == 0)
-            fprintf(out, "--%s%s\t%s\n", flags->name, flags->type == CTL_FLAG_BOOL ? "" : "=",
-                    flags->usage);
+            fprintf(out, "--%s%s%s%s\n", flags->name, flags->type == CTL_FLAG_BOOL ? "" : "=",
+                    descriptions ? "\t" : "", descriptions ? flags->usage : "");
 }
 
-void ctl_help_complete(FILE *out, const struct ctl_help_conf *conf, const char *const *argv,
-                       size_t argc)
+void ctl_help_complete(FILE *out, const struct ctl_help_conf *conf, bool descriptions,
+                       const char *const *argv, size_t argc)
 {
     const struct ctl_command *command = conf->root;
     const char *word = argc > 0 ? argv[argc - 1] : "";
@@ -230,10 +231,10 @@ void ctl_help_complete(FILE *out, const struct ctl_help_conf *conf, const char *
             return;
         if (word[1] == '\0')
             word = "--";
-        complete_flags(out, command->flags, word);
-        complete_flags(out, conf->globals, word);
+        complete_flags(out, command->flags, descriptions, word);
+        complete_flags(out, conf->globals, descriptions, word);
         if (strncmp("help", word + 2, strlen(word + 2)) == 0)
-            fputs("--help\tshow help\n", out);
+            fputs(descriptions ? "--help\tshow help\n" : "--help\n", out);
         return;
     }
     for (size_t i = 0; command->children != NULL && command->children[i] != NULL; i++) {
@@ -242,13 +243,19 @@ void ctl_help_complete(FILE *out, const struct ctl_help_conf *conf, const char *
         size_t len = ctl_command_name(child, &name);
 
         if (!child->hidden && strlen(word) <= len && memcmp(name, word, strlen(word)) == 0)
-            fprintf(out, "%.*s\t%s\n", (int)len, name, child->summary);
+            fprintf(out, "%.*s%s%s\n", (int)len, name, descriptions ? "\t" : "",
+                    descriptions ? child->summary : "");
     }
 }
 
-void ctl_help_completion_bash(FILE *out, const struct ctl_help_conf *conf)
+static const char *complete_word(bool descriptions)
 {
-    const char *p = conf->program;
+    return descriptions ? "__complete" : "__completeNoDesc";
+}
+
+void ctl_help_completion_bash(FILE *out, const struct ctl_help_conf *conf, bool descriptions)
+{
+    const char *p = conf->program, *complete = complete_word(descriptions);
 
     fprintf(out,
             "# bash completion for %s\n"
@@ -256,53 +263,52 @@ void ctl_help_completion_bash(FILE *out, const struct ctl_help_conf *conf)
             "{\n"
             "    local words candidates line IFS=$'\\n'\n"
             "    words=(\"${COMP_WORDS[@]:1:COMP_CWORD}\")\n"
-            "    candidates=$(\"${COMP_WORDS[0]}\" __complete \"${words[@]}\" 2>/dev/null)\n"
+            "    candidates=$(\"${COMP_WORDS[0]}\" %s \"${words[@]}\" 2>/dev/null)\n"
             "    COMPREPLY=()\n"
             "    for line in $candidates; do COMPREPLY+=(\"${line%%%%$'\\t'*}\"); done\n"
             "    if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o "
             "nospace; fi\n"
             "}\n"
             "complete -o default -F _%s %s\n",
-            p, p, p, p);
+            p, p, complete, p, p);
 }
 
-void ctl_help_completion_zsh(FILE *out, const struct ctl_help_conf *conf)
+void ctl_help_completion_zsh(FILE *out, const struct ctl_help_conf *conf, bool descriptions)
 {
-    const char *p = conf->program;
+    const char *p = conf->program, *complete = complete_word(descriptions);
 
-    fprintf(
-        out,
-        "#compdef %s\n"
-        "_%s()\n"
-        "{\n"
-        "    local -a lines plain valued\n"
-        "    local line\n"
-        "    lines=(\"${(@f)$(${words[1]} __complete \"${(@)words[2,CURRENT]}\" 2>/dev/null)}\")\n"
-        "    for line in $lines; do\n"
-        "        [[ -n $line ]] || continue\n"
-        "        if [[ ${line%%%%$'\\t'*} == *= ]]; then\n"
-        "            valued+=(\"${line%%%%$'\\t'*}:${line#*$'\\t'}\")\n"
-        "        else\n"
-        "            plain+=(\"${line%%%%$'\\t'*}:${line#*$'\\t'}\")\n"
-        "        fi\n"
-        "    done\n"
-        "    (( $#plain || $#valued )) || { _files; return }\n"
-        "    _describe -t commands %s plain -- valued -S ''\n"
-        "}\n"
-        "if [ \"$funcstack[1]\" = \"_%s\" ]; then _%s; else compdef _%s %s; fi\n",
-        p, p, p, p, p, p, p);
+    fprintf(out,
+            "#compdef %s\n"
+            "_%s()\n"
+            "{\n"
+            "    local -a lines plain valued\n"
+            "    local line\n"
+            "    lines=(\"${(@f)$(${words[1]} %s \"${(@)words[2,CURRENT]}\" 2>/dev/null)}\")\n"
+            "    for line in $lines; do\n"
+            "        [[ -n $line ]] || continue\n"
+            "        if [[ ${line%%%%$'\\t'*} == *= ]]; then\n"
+            "            valued+=(\"${line%%%%$'\\t'*}:${line#*$'\\t'}\")\n"
+            "        else\n"
+            "            plain+=(\"${line%%%%$'\\t'*}:${line#*$'\\t'}\")\n"
+            "        fi\n"
+            "    done\n"
+            "    (( $#plain || $#valued )) || { _files; return }\n"
+            "    _describe -t commands %s plain -- valued -S ''\n"
+            "}\n"
+            "if [ \"$funcstack[1]\" = \"_%s\" ]; then _%s; else compdef _%s %s; fi\n",
+            p, p, complete, p, p, p, p, p);
 }
 
-void ctl_help_completion_fish(FILE *out, const struct ctl_help_conf *conf)
+void ctl_help_completion_fish(FILE *out, const struct ctl_help_conf *conf, bool descriptions)
 {
-    const char *p = conf->program;
+    const char *p = conf->program, *complete = complete_word(descriptions);
 
     fprintf(out,
             "# fish completion for %s\n"
             "function __%s_complete\n"
             "    set -l words (commandline -opc) (commandline -ct)\n"
-            "    $words[1] __complete $words[2..-1] 2>/dev/null\n"
+            "    $words[1] %s $words[2..-1] 2>/dev/null\n"
             "end\n"
             "complete -c %s -a '(__%s_complete)'\n",
-            p, p, p, p);
+            p, p, complete, p, p);
 }

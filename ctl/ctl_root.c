@@ -56,42 +56,41 @@ static const struct ctl_command cmd_options = {
 
 static int run_bash(struct ctl *c, struct ctl_args *a)
 {
-    ctl_help_completion_bash(stdout, c->help);
+    ctl_help_completion_bash(stdout, c->help, !ctl_args_bool(a, "no-descriptions"));
     return CTL_EXIT_SUCCESS;
 }
 
 static int run_zsh(struct ctl *c, struct ctl_args *a)
 {
-    ctl_help_completion_zsh(stdout, c->help);
+    ctl_help_completion_zsh(stdout, c->help, !ctl_args_bool(a, "no-descriptions"));
     return CTL_EXIT_SUCCESS;
 }
 
 static int run_fish(struct ctl *c, struct ctl_args *a)
 {
-    ctl_help_completion_fish(stdout, c->help);
+    ctl_help_completion_fish(stdout, c->help, !ctl_args_bool(a, "no-descriptions"));
     return CTL_EXIT_SUCCESS;
 }
 
-static int run_complete(struct ctl *c, struct ctl_args *a)
-{
-    ctl_help_complete(stdout, c->help, a->argv, a->argc);
-    return CTL_EXIT_SUCCESS;
-}
-
+static const struct ctl_flag completion_flags[] = {
+    CTL_BOOL("no-descriptions", "disable completion descriptions"), CTL_FLAGS_END};
 static const struct ctl_command cmd_completion_bash = {
     .use = "bash",
     .summary = "Generate the autocompletion script for bash",
     .description = "Load it with: source <(conclavectl completion bash)",
+    .flags = completion_flags,
     .run = run_bash};
 static const struct ctl_command cmd_completion_zsh = {
     .use = "zsh",
     .summary = "Generate the autocompletion script for zsh",
     .description = "Load it with: source <(conclavectl completion zsh)",
+    .flags = completion_flags,
     .run = run_zsh};
 static const struct ctl_command cmd_completion_fish = {
     .use = "fish",
     .summary = "Generate the autocompletion script for fish",
     .description = "Load it with: conclavectl completion fish | source",
+    .flags = completion_flags,
     .run = run_fish};
 static const struct ctl_command *const completion_children[] = {
     &cmd_completion_bash, &cmd_completion_fish, &cmd_completion_zsh, NULL};
@@ -99,19 +98,12 @@ static const struct ctl_command cmd_completion = {
     .use = "completion",
     .summary = "Generate the autocompletion script for the specified shell",
     .children = completion_children};
-static const struct ctl_command cmd_complete = {
-    .use = "__complete", .summary = "", .hidden = true, .run = run_complete};
-
 static const struct ctl_command *const root_children[] = {
-    &cmd_get,        &cmd_put,        &cmd_del,
-    &cmd_txn,        &cmd_compaction, &cmd_alarm,
-    &cmd_defrag,     &cmd_endpoint,   &cmd_move_leader,
-    &cmd_watch,      &cmd_version,    &cmd_lease,
-    &cmd_member,     &cmd_snapshot,   &cmd_make_mirror,
-    &cmd_lock,       &cmd_elect,      &cmd_auth,
-    &cmd_user,       &cmd_role,       &cmd_check,
-    &cmd_downgrade,  &cmd_help,       &cmd_options,
-    &cmd_completion, &cmd_complete,   NULL};
+    &cmd_get,        &cmd_put,      &cmd_del,         &cmd_txn,       &cmd_compaction, &cmd_alarm,
+    &cmd_defrag,     &cmd_endpoint, &cmd_move_leader, &cmd_watch,     &cmd_version,    &cmd_lease,
+    &cmd_member,     &cmd_snapshot, &cmd_make_mirror, &cmd_lock,      &cmd_elect,      &cmd_auth,
+    &cmd_user,       &cmd_role,     &cmd_check,       &cmd_downgrade, &cmd_help,       &cmd_options,
+    &cmd_completion, NULL};
 const struct ctl_command ctl_root = {.use = "conclavectl",
                                      .summary =
                                          "A simple command line client for Conclave and etcd.",

@@ -12,11 +12,12 @@ int main(int argc, char **argv)
     struct ctl c = {.args = &args, .help = &ctl_help, .argc = argc, .argv = argv};
     char *why = NULL;
     enum ctl_parse r;
-    bool complete = argc > 1 && strcmp(argv[1], "__complete") == 0;
+    bool complete = argc > 1 && strncmp(argv[1], "__complete", 10) == 0;
 
     signal(SIGPIPE, SIG_IGN);
     if (complete) { /* what is being typed is not to be parsed */
-        ctl_help_complete(stdout, c.help, (const char *const *)argv + 2, (size_t)argc - 2);
+        ctl_help_complete(stdout, c.help, strcmp(argv[1], "__complete") == 0,
+                          (const char *const *)argv + 2, (size_t)argc - 2);
         ctl_exit(CTL_EXIT_SUCCESS);
     }
     r = ctl_args_parse(&ctl_root, ctl_global_flags, (const char *const *)argv + 1,
