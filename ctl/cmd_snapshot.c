@@ -258,6 +258,10 @@ static int run_restore(struct ctl *c, struct ctl_args *a)
 
     if (a->argc != 1)
         ctl_die(CTL_EXIT_BAD_ARGS, "snapshot restore requires exactly one argument");
+    if (access(a->argv[0], R_OK) != 0) {
+        why = errno_text(errno);
+        ctl_die(CTL_EXIT_ERROR, "open %s: %s", a->argv[0], why);
+    }
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (ctl_args_given(a, names[i]))
             argv[argc++] = xasprintf("--%s=%s", names[i], ctl_args_string(a, names[i]));

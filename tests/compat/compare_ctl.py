@@ -40,11 +40,15 @@ from compare import Side  # noqa: E402
 COMMAND_S = 30
 MASKS = [
     (re.compile(r"\bconclavectl\b"), "etcdctl"),
+    (re.compile(r"^\d{4}-\d\d-\d\dT\S+\tinfo\t.*\n", re.M), ""),
+    (re.compile(r"^restored DIRECTORY/.*\n", re.M), ""),
     (re.compile(r'^\{"level":.*\n', re.M), ""),
     (re.compile(r"^Deprecated: Use `etcdutl .*\n\n", re.M), ""),
     (re.compile(r"^In etcd v3.6, the operation will be suspended .*\n", re.M), ""),
     (re.compile(r"\b[0-9a-f]{14,16}\b"), "HEX"),
     (re.compile(r"\b\d{15,20}\b"), "DEC"),
+    (re.compile(r',"(storageVersion|dbSizeQuota|downgradeInfo|hash_revision)":("[^"]*"|\d+|\{\})'),
+     ""),  # which etcdctl 3.5 does not know
     (re.compile(r"took = [0-9.]+(.?s|m\d+s)"), "took = T"),
     (re.compile(r'"took":"[^"]*"'), '"took":"T"'),
     (re.compile(r'^"Took" : .*$', re.M), '"Took" : T'),
