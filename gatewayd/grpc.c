@@ -713,6 +713,7 @@ struct grpc_call *grpc_call_begin(struct grpc_service *s, struct http_req *req,
 
     call->writer = writer;
     call->writer_state = writer_state;
+    call->behind_gateway = true;
     return call;
 }
 

@@ -90,6 +90,7 @@ struct grpc_call {
     bool requires_leader;
     /* grpc_auth.c */
     bool auth_again;
+    bool behind_gateway; /* begun by another protocol */
     struct auth_stamp *stamp; /* what backend.identity points into */
     struct auth_waiter auth_waiter;
     void (*auth_resolved)(struct grpc_call *call, int outcome);

@@ -98,15 +98,40 @@ static struct bytes token_of(const struct http_req *req)
     return token;
 }
 
+/* The certificate of a connection on which a gateway speaks for others names nobody (etcd store.go
+ * AuthInfoFromTLS). */
+static const char *common_name_of(const struct grpc_call *call)
+{
+    if (!call->gw->conf->client_cert_auth || call->behind_gateway ||
+        http_req_header(call->req, "grpcgateway-accept").data != NULL)
+        return NULL;
+    return http_req_peer_cn(call->req);
+}
+
 /* False: the caller shows nothing. A token goes before a certificate. */
-static bool claim_of(struct grpc_call *call, struct proto_auth_claim *ret)
+static bool claim_of(const struct grpc_call *call, struct proto_auth_claim *ret)
 {
     struct bytes token = token_of(call->req);
+    const char *name;
 
-    if (token.data == NULL)
+    if (token.data != NULL) {
+        *ret = (struct proto_auth_claim){.type = PROTO_AUTH_CLAIM_TOKEN, .value = token};
+        return true;
+    }
+    name = common_name_of(call);
+    if (name == NULL || name[0] == '\0')
         return false;
-    *ret = (struct proto_auth_claim){.type = PROTO_AUTH_CLAIM_TOKEN, .value = token};
+    *ret = (struct proto_auth_claim){.type = PROTO_AUTH_CLAIM_COMMON_NAME,
+                                     .value = bytes_str(name)};
     return true;
+}
+
+bool grpc_auth_name_is_ignored(const struct gatewayd *gw, const struct http_req *req)
+{
+    const char *name = http_req_peer_cn(req);
+
+    return gw->conf->client_cert_auth && name != NULL && name[0] != '\0' &&
+           !backend_auth_is_off(gw->backend);
 }
 
 static bool is_same(const struct auth_stamp *a, const struct auth_stamp *b)

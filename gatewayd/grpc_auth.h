@@ -14,8 +14,10 @@
 #include <stdbool.h>
 #include "lib/util/bytes.h"
 
+struct gatewayd;
 struct grpc_call;
 struct grpc_method;
+struct http_req;
 
 enum grpc_auth {
     GRPC_AUTH_UNKNOWN, /* no entry: nobody may while auth is enabled */
@@ -39,6 +41,9 @@ bool grpc_auth_again(struct grpc_call *call, int outcome);
  * once or when it is known who the caller is. */
 void grpc_auth_message(struct grpc_call *call, struct bytes message);
 void grpc_auth_half_close(struct grpc_call *call);
+/* A certificate that would name its user to gRPC does not through the JSON gateway: etcd refuses such
+ * requests while auth is enabled rather than ignore it. */
+bool grpc_auth_name_is_ignored(const struct gatewayd *gw, const struct http_req *req);
 void grpc_auth_end(struct grpc_call *call); /* the call dies */
 
 enum grpc_auth grpc_auth_of(const struct grpc_method *method);

@@ -308,7 +308,7 @@ enum http_body_mode json_gateway_on_headers(struct gatewayd *gw, struct http_req
 
     *body_bytes_max = BODY_BYTES_PER_REQUEST_BYTE * grpc_body_limit(gw);
     if (method == NULL || method->type != GRPC_BIDI_STREAM ||
-        !bytes_eq(http_req_method(req), BYTES_LIT("POST")))
+        !bytes_eq(http_req_method(req), BYTES_LIT("POST")) || grpc_auth_name_is_ignored(gw, req))
         return HTTP_BODY_BUFFER;
     grpc_call_run(begin(gw, req, method, types), BYTES_EMPTY);
     return HTTP_BODY_STREAM;
@@ -324,6 +324,12 @@ void json_gateway_on_request(struct gatewayd *gw, struct http_req *req)
     size_t used;
     int e;
 
+    if (grpc_auth_name_is_ignored(gw, req)) {
+        http_respond_text(req, 400, NULL,
+                          BYTES_LIT("CommonName of client sending a request against gateway will be "
+                                    "ignored and not used as expected\n"));
+        return;
+    }
     if (method == NULL) {
         respond_status(gw, req, GRPC_NOT_FOUND, "Not Found");
         return;

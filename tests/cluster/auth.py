@@ -17,6 +17,7 @@ import grpc
 
 from harness import CHANNEL_OPTIONS, Cluster, Failure, until
 from tests import test
+from tls import Certs, curl
 
 EMPTY = (grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty")
 BAD_TOKEN = (grpc.StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token")
@@ -83,8 +84,10 @@ def outcome_of(error):
 
 
 class Caller:
-    def __init__(self, member, token=None):
-        self.channel = grpc.insecure_channel(member.address, options=CHANNEL_OPTIONS)
+    def __init__(self, member, token=None, credentials=None):
+        self.channel = (grpc.secure_channel(member.address, credentials, options=CHANNEL_OPTIONS)
+                        if credentials else
+                        grpc.insecure_channel(member.address, options=CHANNEL_OPTIONS))
         self.metadata = [("token", token)] if token is not None else []
 
     def call(self, path, request, timeout=10):
@@ -594,3 +597,44 @@ def auth_jwt(target):
             Caller(first, login(nobody, "root", "pw-root")).must(auth("AuthDisable"), b"")
             cluster.stop()
     return "RS256, PS256, ES256"
+
+
+@test("auth-common-name", 8)
+def auth_common_name(target):
+    """With client-cert-auth a verified certificate names its user to gRPC, and not to the gateway."""
+    with Certs() as certs:
+        for user in ("root", "rouser", "ghost"):
+            certs.sign(user, "ca", user)
+        with Cluster(target, 1, certs.flags, tls=certs).start() as cluster:
+            member = cluster.members[0]
+            certs.client = "root"
+            boss = Caller(member, credentials=certs.credentials())
+            add_users(boss)
+            # nobody showed a token: these are who their certificates say
+            expected = {"root": (OK, OK), "rouser": (OK, DENIED), "ghost": (DENIED, DENIED),
+                        "client": (DENIED, DENIED)}
+            for name, wanted in expected.items():
+                certs.client = name
+                caller = Caller(member, credentials=certs.credentials())
+                got = (caller.call(KV + "Range", rng("a"))[0],
+                       caller.call(KV + "Put", msg((1, "a1"), (2, name)))[0])
+                if got != wanted:
+                    raise Failure(f"{name}: {got}, expected {wanted}")
+            token = login(boss, "rouser", "pw-rouser")
+            certs.client = "root"
+            caller = Caller(member, token, credentials=certs.credentials())
+            if caller.call(KV + "Put", msg((1, "a1"), (2, "v")))[0] != DENIED:
+                raise Failure("the certificate went before the token")
+            caller = Caller(member, credentials=certs.credentials())
+            caller.metadata = [("grpcgateway-accept", "application/json")]
+            if caller.call(KV + "Range", rng("a"))[0] != EMPTY:
+                raise Failure("a gateway's certificate named a user")
+            if not target.is_etcd:
+                r = curl(certs, member.client_url + "/v3/kv/range", "--cert",
+                             certs.path("root.pem"), "--key", certs.path("root.key"), "-d",
+                             '{"key":"YQ=="}', "-o", "-", "-w", " %{http_code}")
+                if "CommonName of client" not in r.stdout or not r.stdout.endswith(" 400"):
+                    raise Failure(f"through the gateway: {r.stdout}")
+            boss.must(auth("AuthDisable"), b"")
+            cluster.stop()
+    return f"{len(expected)} certificates"
