@@ -50,6 +50,7 @@ void kv_get_stats(const struct kv *kv, struct kv_stats *ret)
         .cache_hits = kv->cache.hits,
         .cache_misses = kv->cache.misses,
         .lease_count = lease_table_count(&kv->leases),
+        .lease_granted_total = kv->lease_granted_total,
         .lease_revoked_total = kv->lease_revoked_total,
         .lease_expired_total = kv->lease_expired_total,
         .kv_compacting = kv->compact.phase != KV_COMPACT_IDLE,

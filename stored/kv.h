@@ -72,7 +72,8 @@ struct kv_stats {
     uint64_t index_bytes, cache_bytes, unwritten_bytes;
     uint64_t record_bytes;  /* of all records not yet compacted away: about what is in use on disk */
     uint64_t put_total, delete_total, txn_total, range_total;
-    uint64_t lease_count, lease_revoked_total, lease_expired_total; /* totals: of this process */
+    uint64_t lease_count;
+    uint64_t lease_granted_total, lease_revoked_total, lease_expired_total; /* of this process */
     uint64_t cache_hits, cache_misses;
     bool kv_compacting;
 };

@@ -103,7 +103,7 @@ struct kv {
     struct store_alarms alarms;
     struct buf cluster_version;
     struct lease_table leases;
-    uint64_t lease_revoked_total, lease_expired_total;
+    uint64_t lease_granted_total, lease_revoked_total, lease_expired_total;
     struct auth_store auth;
     uint64_t tables_generation;
     uint64_t auth_generation;

@@ -50,6 +50,8 @@ int kv_apply_lease_grant(struct kv *kv, struct bytes body, const struct kv_heade
     outcome = kv_check_alarms(kv, LEASE_COST);
     if (outcome == OUT_OK)
         outcome = lease_table_grant(&kv->leases, m.id, m.ttl, m.ttl_min, &l);
+    if (outcome == OUT_OK)
+        kv->lease_granted_total++;
     if (outcome != OUT_OK || message == NULL)
         return outcome;
     kv_put_header(message, header, kv->revision);

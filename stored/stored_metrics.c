@@ -6,8 +6,15 @@
 #include "stored/stored.h"
 #include "stored/watch.h"
 
-static void put_leases(struct buf *b, const struct kv_stats *kv)
+static void put_leases(const struct stored *s, struct buf *b, const struct kv_stats *kv)
 {
+    struct stored_lease_stats leases;
+
+    stored_leases_get_stats(s, &leases);
+    metrics_u64(b, "etcd_debugging_lease_granted_total", "counter",
+                "The total number of granted leases.", kv->lease_granted_total);
+    metrics_u64(b, "etcd_debugging_lease_renewed_total", "counter",
+                "The number of renewed leases seen by the leader.", leases.renewed_total);
     metrics_u64(b, "etcd_debugging_lease_revoked_total", "counter",
                 "The total number of revoked leases.", kv->lease_revoked_total);
     metrics_u64(b, "etcd_debugging_server_lease_expired_total", "counter",
@@ -59,7 +66,7 @@ void stored_metrics(struct stored *s, struct buf *b)
 
     kv_get_stats(s->kv, &kv);
     put_engine(s, b);
-    put_leases(b, &kv);
+    put_leases(s, b, &kv);
     put_watches(s, b);
     metrics_u64(b, "conclave_stored_cache_hits_total", "counter",
                 "Values found in the value cache.", kv.cache_hits);
