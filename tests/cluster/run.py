@@ -24,6 +24,8 @@ def run_one(name):
     import auth  # noqa: F401 (registers its tests)
     import leases  # noqa: F401 (likewise)
     import snapshots  # noqa: F401 (likewise)
+    import membership  # noqa: F401 (likewise)
+    import snapshots  # noqa: F401 (registers its tests)
     import tls  # noqa: F401 (likewise)
     try:
         print(tests.TESTS[name](harness.Target.from_environment()))
@@ -97,6 +99,8 @@ def main():
     import auth  # noqa: F401 (registers its tests)
     import leases  # noqa: F401 (likewise)
     import snapshots  # noqa: F401 (likewise)
+    import membership  # noqa: F401 (likewise)
+    import snapshots  # noqa: F401 (registers its tests)
     import tls  # noqa: F401 (likewise)
     harness.Target.from_environment()
     if test_checker.main() != 0:
