@@ -178,6 +178,62 @@ def test_conf_of_each_daemon(m):
     check(not any(x.startswith("raftd listens") for x in e), "raftd got none")
 
 
+def test_listeners_are_marked(m):
+    http, metrics = free_port(), free_port()
+    both = f"http://127.0.0.1:{m.port}"
+    m.start(f"--listen-client-http-urls=http://127.0.0.1:{http}",
+            f"--listen-metrics-urls=http://127.0.0.1:{metrics}")
+    check(f"gatewayd0 listens grpc+{both} http+http://127.0.0.1:{http} "
+          f"metrics+http://127.0.0.1:{metrics}" in m.events(), "each listener says what it is for")
+    m.end(signal.SIGTERM)
+    m.start(f"--listen-client-http-urls={both}")
+    m.wait_event(f"^gatewayd0 listens {re.escape(both)}$")  # what is for both has no mark
+
+
+def test_auto_tls(m):
+    https = [f"--listen-{kind}-urls=https://127.0.0.1:{free_port()}" for kind in ("peer", "client")]
+    m.start(*https, "--auto-tls", "--peer-auto-tls")
+    for name, side, prefix in (("gatewayd0", "client", ""), ("raftd", "peer", "peer-")):
+        with open(f"{m.fake}/{name}.conf") as f:
+            conf = dict(line.split("=", 1) for line in f.read().splitlines())
+        for what, mode in (("cert", 0o644), ("key", 0o600)):
+            path = f"{m.data}/fixtures/{side}/{what}.pem"
+            check(conf[f"{prefix}{what}-file"] == path, f"{name}: {what}")
+            check(os.stat(path).st_mode & 0o777 == mode, f"{path}: mode")
+    check("serving client requests on 127.0.0.1" in m.log(), "nothing insecure is told")
+
+
+def test_tls_that_cannot_be(m):
+    junk = m.where + "/junk"
+    with open(junk, "w") as f:
+        f.write("junk")
+    https = f"--listen-client-urls=https://127.0.0.1:{free_port()}"
+    peer = f"--listen-peer-urls=https://127.0.0.1:{free_port()}"
+    pair = ["--cert-file=" + junk, "--key-file=" + junk]
+    for flags, text in (
+            ([https], "TLS key/cert (--cert-file, --key-file) must be provided for client url"),
+            ([https, "--cert-file=/none", "--key-file=/none"],
+             "TLS for clients: open /none: no such file or directory"),
+            ([https] + pair, f"{junk}: tls: failed to find any PEM data in certificate input"),
+            ([https, "--auto-tls", "--trusted-ca-file=" + junk],
+             f"TLS for clients: {junk}: there is no certificate in it"),
+            ([https, "--auto-tls", "--client-crl-file=" + junk],
+             f"TLS for clients: {junk}: there is no revocation list in it"),
+            ([https, "--auto-tls", "--self-signed-cert-validity=0"],
+             "selfSignedCertValidity is invalid,it should be greater than 0"),
+            ([peer, "--peer-cert-file=/none", "--peer-key-file=/none"],
+             "TLS for peers: open /none: no such file or directory"),
+            ([peer, "--peer-auto-tls", "--peer-client-cert-file=/none",
+              "--peer-client-key-file=/none"], "TLS for peers: open /none:")):
+        before = m.log() if os.path.exists(m.log_path) else ""
+        m.start(*flags, ready=False)
+        check(m.end() == 1, f"{flags}: status 1")
+        check(text in m.log()[len(before):], f"{flags} is told as {m.log()[len(before):]}")
+    check(m.events() == [], "no daemon was started")
+    m.start("--cert-file=/none", "--key-file=/none")  # not used by http:// URLs
+    check("Ignored key/cert files." in m.log(), "etcd's warning")
+
+
 def test_killed_child_restarts(m):
     m.start()
     for name in ("gatewayd0", "stored", "raftd"):
