@@ -54,6 +54,7 @@ extern const struct ctl_command cmd_alarm, cmd_defrag, cmd_move_leader, cmd_down
 extern const struct ctl_command cmd_auth;        /* cmd_auth.c */
 extern const struct ctl_command cmd_user;        /* cmd_user.c */
 extern const struct ctl_command cmd_snapshot;    /* cmd_snapshot.c */
+extern const struct ctl_command cmd_hashkv_file; /* cmd_hashkv.c */
 extern const struct ctl_command cmd_make_mirror; /* cmd_mirror.c */
 extern const struct ctl_command cmd_check;       /* cmd_check.c */
 /* cmd_role.c */

@@ -1,8 +1,11 @@
 /* alarm, defrag, move-leader, downgrade. */
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include "ctl/cmd.h"
 #include "ctl/ctl.h"
 #include "ctl/print.h"
@@ -91,6 +94,24 @@ const struct ctl_command cmd_alarm = {
 
 /* ---- defrag ---- */
 
+/* LevelDB gives space back while it runs, so a stopped member's directory needs nothing; but it
+ * must be one, and not in use. */
+static int defrag_directory(const char *dir)
+{
+    CLEANUP(freep) char *db = xasprintf("%s/member/db", dir);
+    CLEANUP(freep) char *lock = xasprintf("%s/lock", dir);
+    struct stat st;
+    int fd;
+
+    if (stat(db, &st) != 0 || !S_ISDIR(st.st_mode))
+        ctl_die(CTL_EXIT_ERROR, "Failed to defragment etcd data[%s] (no member's data there)", dir);
+    fd = open(lock, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0)
+        ctl_die(CTL_EXIT_ERROR, "Failed to defragment etcd data[%s] (it is in use)", dir);
+    closep(&fd);
+    return CTL_EXIT_SUCCESS;
+}
+
 static int run_defrag(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__DefragmentRequest request = ETCDSERVERPB__DEFRAGMENT_REQUEST__INIT;
@@ -99,10 +120,7 @@ static int run_defrag(struct ctl *c, struct ctl_args *a)
     bool failed = false;
 
     if (*ctl_args_string(a, "data-dir") != '\0')
-        ctl_die(CTL_EXIT_ERROR,
-                "Failed to defragment etcd data[%s] (a stopped member's files need none: space is "
-                "given back while it runs)",
-                ctl_args_string(a, "data-dir"));
+        return defrag_directory(ctl_args_string(a, "data-dir"));
     count = cmd_endpoint_list(c, ctl_args_bool(a, "cluster"), &endpoints);
     for (size_t i = 0; i < count; i++) {
         struct ctl_error error = {0};

@@ -99,11 +99,15 @@ static const struct ctl_command cmd_completion = {
     .summary = "Generate the autocompletion script for the specified shell",
     .children = completion_children};
 static const struct ctl_command *const root_children[] = {
-    &cmd_get,        &cmd_put,      &cmd_del,         &cmd_txn,       &cmd_compaction, &cmd_alarm,
-    &cmd_defrag,     &cmd_endpoint, &cmd_move_leader, &cmd_watch,     &cmd_version,    &cmd_lease,
-    &cmd_member,     &cmd_snapshot, &cmd_make_mirror, &cmd_lock,      &cmd_elect,      &cmd_auth,
-    &cmd_user,       &cmd_role,     &cmd_check,       &cmd_downgrade, &cmd_help,       &cmd_options,
-    &cmd_completion, NULL};
+    &cmd_get,       &cmd_put,         &cmd_del,
+    &cmd_txn,       &cmd_compaction,  &cmd_alarm,
+    &cmd_defrag,    &cmd_endpoint,    &cmd_move_leader,
+    &cmd_watch,     &cmd_version,     &cmd_lease,
+    &cmd_member,    &cmd_snapshot,    &cmd_make_mirror,
+    &cmd_lock,      &cmd_elect,       &cmd_auth,
+    &cmd_user,      &cmd_role,        &cmd_check,
+    &cmd_downgrade, &cmd_hashkv_file, &cmd_help,
+    &cmd_options,   &cmd_completion,  NULL};
 const struct ctl_command ctl_root = {.use = "conclavectl",
                                      .summary =
                                          "A simple command line client for Conclave and etcd.",
