@@ -25,7 +25,6 @@ def run_one(name):
     import leases  # noqa: F401 (likewise)
     import snapshots  # noqa: F401 (likewise)
     import membership  # noqa: F401 (likewise)
-    import snapshots  # noqa: F401 (registers its tests)
     import tls  # noqa: F401 (likewise)
     try:
         print(tests.TESTS[name](harness.Target.from_environment()))
@@ -100,7 +99,6 @@ def main():
     import leases  # noqa: F401 (likewise)
     import snapshots  # noqa: F401 (likewise)
     import membership  # noqa: F401 (likewise)
-    import snapshots  # noqa: F401 (registers its tests)
     import tls  # noqa: F401 (likewise)
     harness.Target.from_environment()
     if test_checker.main() != 0:
