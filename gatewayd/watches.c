@@ -17,7 +17,11 @@
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 
-enum { WATCHERS_MAX = 1 << 20, NUMBERS_MIN = 64 };
+enum {
+    WATCHERS_MAX = 1 << 20,
+    NUMBERS_MIN = 64,
+    KEEP_BYTES = 1 << 20, /* of buffers, between messages */
+};
 
 /* Numbers in use and free ones. */
 struct numbers {
@@ -405,6 +409,8 @@ static int on_events(struct watches *ws, struct bytes body)
             return -1;
         deliver_group(ws, &group);
     }
+    buf_clear(&ws->joined);
+    buf_trim(&ws->joined, KEEP_BYTES);
     return 0;
 }
 

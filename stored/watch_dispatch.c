@@ -21,6 +21,7 @@ enum {
     MESSAGE_BYTES_MAX = 16 << 20,    /* with the lists */
     COHORT_BYTES_MAX = 4 << 20,      /* of one cohort's responses together */
     LAG_BYTES_MAX = 32 << 20,        /* of events waiting for the link; then everybody falls behind */
+    KEEP_BYTES = 1 << 20,            /* of buffers, between messages */
     HITS_KEEP = 64,                  /* places a group keeps memory for */
     NOT_IN_TABLE = UINT32_MAX,
 };
@@ -158,6 +159,7 @@ static void forget_hits(struct watch_hub *hub)
         }
     }
     buf_clear(&hub->table);
+    buf_trim(&hub->table, KEEP_BYTES);
     hub->table_count = 0;
 }
 
@@ -259,6 +261,8 @@ static void give_all(struct chunk *chunk)
     LIST_FOREACH (it, &hub->touched)
         give_group(chunk, LIST_ENTRY(it, struct watch_group, touched_node));
     send_events(hub);
+    buf_clear(&hub->slice);
+    buf_trim(&hub->slice, KEEP_BYTES);
     forget_hits(hub);
     while ((node = list_pop_front(&hub->fell)) != NULL) {
         struct watch_cohort *c = LIST_ENTRY(node, struct watch_cohort, node);

@@ -82,15 +82,15 @@ static struct entry *entry_at(const struct watch_log *log, uint64_t place)
     return &log->entries[place & log->mask];
 }
 
-static void grow(struct watch_log *log)
+/* cap: a power of two, enough for what is there. */
+static void resize(struct watch_log *log, uint64_t cap)
 {
-    uint64_t cap = log->entries != NULL ? (log->mask + 1) * 2 : ENTRIES_MIN;
-    struct entry *bigger = xreallocarray(NULL, cap, sizeof(*bigger));
+    struct entry *entries = xreallocarray(NULL, cap, sizeof(*entries));
 
     for (uint64_t place = log->first; place != log->end; place++)
-        bigger[place & (cap - 1)] = *entry_at(log, place);
+        entries[place & (cap - 1)] = *entry_at(log, place);
     free(log->entries);
-    log->entries = bigger;
+    log->entries = entries;
     log->mask = cap - 1;
 }
 
@@ -126,8 +126,10 @@ static void on_event(void *user, const struct kv_event *event)
 
     if (log->retained == 0)
         return;
-    if (log->entries == NULL || log->end - log->first > log->mask)
-        grow(log);
+    if (log->entries == NULL)
+        resize(log, ENTRIES_MIN);
+    else if (log->end - log->first > log->mask)
+        resize(log, (log->mask + 1) * 2);
     copy = reserve(log, data.len);
     memcpy(copy, data.data, data.len);
     e = entry_at(log, log->end);
@@ -189,6 +191,9 @@ void watch_log_trim(struct watch_log *log, int64_t dispatched)
         log->floor = entry_at(log, log->oldest->end - 1)->main + 1;
         drop_oldest(log);
     }
+    if (log->entries != NULL && log->mask + 1 > ENTRIES_MIN &&
+        log->end - log->first < (log->mask + 1) / 8)
+        resize(log, (log->mask + 1) / 4);
 }
 
 uint64_t watch_log_first(const struct watch_log *log)

@@ -374,6 +374,11 @@ static bool read_create(struct bytes message, struct watches_create_args *args, 
     bool good = true;
 
     while (pb_next(&r, &f)) {
+        bool is_bytes = f.number == CREATE_KEY || f.number == CREATE_RANGE_END;
+
+        if (f.number <= CREATE_FRAGMENT && f.number != CREATE_FILTERS &&
+            f.type != (is_bytes ? PB_LENGTH : PB_VARINT))
+            return false;
         switch (f.number) {
         case CREATE_KEY:
             args->key = f.bytes;
@@ -390,8 +395,10 @@ static bool read_create(struct bytes message, struct watches_create_args *args, 
         case CREATE_FILTERS:
             if (f.type == PB_LENGTH)
                 good = good && read_filters(f.bytes, &args->flags);
-            else
+            else if (f.type == PB_VARINT)
                 args->flags |= filter_flag(f.value);
+            else
+                good = false;
             break;
         case CREATE_PREV_KV:
             if (f.value != 0)
@@ -457,8 +464,14 @@ static void take_cancel(struct watch_call *wc, struct bytes message)
     int64_t id = 0;
 
     while (pb_next(&r, &f)) {
-        if (f.number == CANCEL_WATCH_ID)
+        if (f.number == CANCEL_WATCH_ID && f.type == PB_VARINT)
             id = (int64_t)f.value;
+        else if (f.number == CANCEL_WATCH_ID)
+            r.bad = true;
+    }
+    if (r.bad) {
+        grpc_fail_outcome(wc->call, OUT_MALFORMED);
+        return;
     }
     w = hmap_get(&wc->by_id, (uint64_t)id);
     if (w != NULL) {
@@ -480,8 +493,11 @@ static void on_message(struct grpc_call *call, struct bytes message)
     struct pb_field f, last = {0};
 
     while (pb_next(&r, &f)) {
-        if (f.number <= REQUEST_PROGRESS && f.type == PB_LENGTH)
-            last = f; /* of a oneof the last one counts */
+        if (f.number > REQUEST_PROGRESS)
+            continue;
+        if (f.type != PB_LENGTH)
+            r.bad = true;
+        last = f; /* of a oneof the last one counts */
     }
     if (r.bad) {
         grpc_fail_outcome(call, OUT_MALFORMED);

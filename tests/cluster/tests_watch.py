@@ -481,6 +481,39 @@ def requires_leader(target):
         return "ended"
 
 
+# Bytes that are no WatchRequest: the stream ends, the member stays.
+NONSENSE = [b"\xff", b"\x0a\x05a", b"\x08\x01", b"\x0a\x02\x08\x01", b"\x0a\x02\x1a\x00",
+            b"\x0a\x03\x2a\x01\x80", b"\x12\x02\x0a\x00", b"\x0a\x80\x80\x80\x80\x80\x80\x80",
+            b"\x0a\x05\x2d\x00\x00\x00\x00"]
+
+
+@test("watch-nonsense", 4)
+def nonsense(target):
+    with Cluster(target, 1).start() as cluster:
+        member = cluster.members[0]
+        with WatchStream(member.address) as steady, member.client() as c:
+            steady.create(key=b"a")
+            steady.next()
+            for data in NONSENSE:
+                with WatchStream(member.address) as s:
+                    s.create(key=b"a")
+                    s.next()
+                    s.send(data)
+                    e = s.ended()
+                    if e is None or e.code() != grpc.StatusCode.INTERNAL:
+                        raise Failure(f"{data!r} ended the stream with {e!r}")
+            for _ in range(50):  # clients that leave in the middle of everything
+                with WatchStream(member.address) as s:
+                    for i in range(20):
+                        s.create(key=b"a", start_revision=i % 3)
+                        s.cancel(i - 3)
+            c.put("a", "1")
+            if steady.next().events[0].kv.value != b"1":
+                raise Failure("the other stream")
+        cluster.stop()
+        return f"{len(NONSENSE)} kinds"
+
+
 @test("compat-watch", 25)
 def compat_watch(target):
     return side_by_side("compare_watch.py")
