@@ -1,6 +1,6 @@
 #include "tests/unit/tls_certs.h"
 
-#include <criterion/criterion.h>
+#include <assert.h>
 #include <ftw.h>
 #include <openssl/ec.h>
 #include <openssl/pem.h>
@@ -17,7 +17,7 @@ char *tls_test_dir(void)
 {
     char *dir = xstrdup("/tmp/conclave-tls-XXXXXX");
 
-    cr_assert_not_null(mkdtemp(dir));
+    assert(mkdtemp(dir) != NULL);
     return dir;
 }
 
@@ -26,7 +26,7 @@ const char *tls_path(const char *dir, const char *file)
     static char *all[2048];
     static size_t count;
 
-    cr_assert(count < ARRAY_LEN(all));
+    assert(count < ARRAY_LEN(all));
     all[count] = xasprintf("%s/%s", dir, file);
     return all[count++];
 }
@@ -53,10 +53,10 @@ static void *load(const char *dir, const char *name, const char *suffix, bool ke
     FILE *f = fopen(path, "r");
     void *found;
 
-    cr_assert_not_null(f, "%s", path);
+    assert(f != NULL);
     found = key ? (void *)PEM_read_PrivateKey(f, NULL, NULL, NULL)
                 : (void *)PEM_read_X509(f, NULL, NULL, NULL);
-    cr_assert_not_null(found);
+    assert(found != NULL);
     fclose(f);
     return found;
 }
@@ -69,16 +69,16 @@ static void save(const char *dir, const char *name, const char *suffix, X509 *ce
     FILE *f = fopen(fresh, "w");
     int ok = 0;
 
-    cr_assert_not_null(f);
+    assert(f != NULL);
     if (cert != NULL)
         ok = PEM_write_X509(f, cert);
     else if (key != NULL)
         ok = PEM_write_PrivateKey(f, key, NULL, NULL, 0, NULL, NULL);
     else
         ok = der ? i2d_X509_CRL_fp(f, crl) : PEM_write_X509_CRL(f, crl);
-    cr_assert_eq(ok, 1);
+    assert(ok == 1);
     fclose(f);
-    cr_assert_eq(rename(fresh, path), 0);
+    assert(rename(fresh, path) == 0);
 }
 
 static void extend(X509 *cert, X509 *issuer, int nid, const char *value)
@@ -88,8 +88,8 @@ static void extend(X509 *cert, X509 *issuer, int nid, const char *value)
 
     X509V3_set_ctx(&ctx, issuer, cert, NULL, NULL, 0);
     ext = X509V3_EXT_conf_nid(NULL, &ctx, nid, value);
-    cr_assert_not_null(ext, "%s", value);
-    cr_assert_eq(X509_add_ext(cert, ext, -1), 1);
+    assert(ext != NULL);
+    assert(X509_add_ext(cert, ext, -1) == 1);
     X509_EXTENSION_free(ext);
 }
 
@@ -100,7 +100,7 @@ void tls_cert_make(const struct tls_cert_args *a)
     X509 *cert = X509_new();
     X509 *issuer = a->issuer != NULL ? load(a->dir, a->issuer, "pem", false) : cert;
 
-    cr_assert(key != NULL && cert != NULL);
+    assert(key != NULL && cert != NULL);
     X509_set_version(cert, X509_VERSION_3);
     ASN1_INTEGER_set(X509_get_serialNumber(cert), a->serial != 0 ? a->serial : random() + 1000);
     X509_gmtime_adj(X509_getm_notBefore(cert), -2 * DAY_S);
@@ -117,7 +117,7 @@ void tls_cert_make(const struct tls_cert_args *a)
                a->usage != NULL ? a->usage : "serverAuth,clientAuth");
     if (a->san != NULL)
         extend(cert, issuer, NID_subject_alt_name, a->san);
-    cr_assert(X509_sign(cert, issuer_key, EVP_sha256()) > 0);
+    assert(X509_sign(cert, issuer_key, EVP_sha256()) > 0);
     save(a->dir, a->name, "key", NULL, key, NULL, false);
     save(a->dir, a->name, "pem", cert, NULL, NULL, false);
     if (a->issuer != NULL) {
@@ -151,7 +151,7 @@ void tls_crl_make(const char *dir, const char *name, const char *issuer_name, co
         ASN1_INTEGER_free(serial);
     }
     X509_CRL_sort(crl);
-    cr_assert(X509_CRL_sign(crl, key, EVP_sha256()) > 0);
+    assert(X509_CRL_sign(crl, key, EVP_sha256()) > 0);
     save(dir, name, "crl", NULL, NULL, crl, !pem);
     ASN1_TIME_free(now);
     X509_CRL_free(crl);
@@ -164,10 +164,10 @@ void tls_file_write(const char *path, const char *text)
     CLEANUP(freep) char *fresh = xasprintf("%s.fresh", path);
     FILE *f = fopen(fresh, "w");
 
-    cr_assert_not_null(f);
-    cr_assert_geq(fputs(text, f), 0);
+    assert(f != NULL);
+    assert(fputs(text, f) >= 0);
     fclose(f);
-    cr_assert_eq(rename(fresh, path), 0);
+    assert(rename(fresh, path) == 0);
 }
 
 void tls_file_replace(const char *path, const char *from)
@@ -176,8 +176,8 @@ void tls_file_replace(const char *path, const char *from)
     size_t len = 0;
     FILE *f = fopen(from, "r");
 
-    cr_assert_not_null(f);
-    cr_assert_gt(getdelim(&text, &len, '\0', f), 0);
+    assert(f != NULL);
+    assert(getdelim(&text, &len, '\0', f) > 0);
     fclose(f);
     tls_file_write(path, text);
 }

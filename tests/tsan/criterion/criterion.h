@@ -84,6 +84,13 @@ static inline void shim_check(bool ok, const char *what, const char *file, int l
 #define cr_assert_fail(...) shim_check(false, "failed", __FILE__, __LINE__)
 #define cr_fail(...) cr_assert_fail()
 
+#define cr_expect(c, ...) cr_assert(c)
+#define cr_expect_eq(a, b, ...) cr_assert_eq(a, b)
+#define cr_expect_lt(a, b, ...) cr_assert_lt(a, b)
+#define cr_expect_gt(a, b, ...) cr_assert_gt(a, b)
+#define cr_expect_not_null(p, ...) cr_assert_not_null(p)
+#define cr_expect_str_eq(a, b, ...) cr_assert_str_eq(a, b)
+
 static inline void shim_run(const struct shim_test *t)
 {
     const struct shim_options *suite = &(const struct shim_options){NULL};
