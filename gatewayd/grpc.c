@@ -522,10 +522,20 @@ static struct grpc_call *call_new(struct grpc_service *s, struct http_req *req,
     return call;
 }
 
-/* etcd metadata "hasleader: true": fail at once rather than wait for a leader. */
-static bool leader_required(const struct http_req *req)
+struct bytes grpc_call_metadata(const struct grpc_call *call, const char *name)
 {
-    return bytes_eq(http_req_header(req, "hasleader"), BYTES_LIT("true"));
+    CLEANUP(freep) char *header = NULL;
+
+    if (call->writer->metadata_prefix == NULL)
+        return http_req_header(call->req, name);
+    header = xasprintf("%s%s", call->writer->metadata_prefix, name);
+    return http_req_header(call->req, header);
+}
+
+/* etcd metadata "hasleader: true": fail at once rather than wait for a leader. */
+static bool leader_required(const struct grpc_call *call)
+{
+    return bytes_eq(grpc_call_metadata(call, "hasleader"), BYTES_LIT("true"));
 }
 
 /* A stream may begin while one of our daemons restarts or an election is on, and ends as all others do
@@ -552,7 +562,7 @@ static bool admit(struct grpc_call *call)
         grpc_fail(call, GRPC_UNIMPLEMENTED, text);
         return false;
     }
-    call->requires_leader = leader_required(call->req);
+    call->requires_leader = leader_required(call);
     if (raft->is_learner && !call->method->learner)
         grpc_fail_outcome(call, OUT_NOT_SUPPORTED_FOR_LEARNER);
     else if (call->requires_leader && misses_leader(call))

@@ -73,6 +73,9 @@ struct grpc_writer {
     /* The end, with or without a begin. After a message that was cut, code is not GRPC_OK. */
     void (*end)(struct grpc_call *call, enum grpc_code code, const char *text);
     void (*closed)(struct grpc_call *call); /* the call dies; may be NULL */
+    /* The HTTP header a piece of metadata comes in, besides "authorization": this before its name.
+     * NULL: the name is the header's. */
+    const char *metadata_prefix;
 };
 
 struct grpc_call {
@@ -161,6 +164,9 @@ void grpc_stream_write(struct grpc_call *call, struct bytes framed, size_t messa
 /* What was sent and has not left yet. */
 size_t grpc_stream_queued(const struct grpc_call *call);
 void grpc_stream_end(struct grpc_call *call, enum grpc_code code, const char *text);
+
+/* A piece of the caller's metadata, name in lower case; data NULL: absent. */
+struct bytes grpc_call_metadata(const struct grpc_call *call, const char *name);
 
 /* How a call ends. */
 void grpc_reply(struct grpc_call *call, struct bytes message);

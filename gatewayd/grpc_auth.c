@@ -86,13 +86,13 @@ enum grpc_auth grpc_auth_of(const struct grpc_method *method)
 /* ---- who ---- */
 
 /* etcd's clients send "token"; its gateway passes HTTP's Authorization on. */
-static struct bytes token_of(const struct http_req *req)
+static struct bytes token_of(const struct grpc_call *call)
 {
     static const struct bytes bearer = BYTES_LIT("Bearer ");
-    struct bytes token = http_req_header(req, "token");
+    struct bytes token = grpc_call_metadata(call, "token");
 
     if (token.data == NULL)
-        token = http_req_header(req, "authorization");
+        token = http_req_header(call->req, "authorization");
     if (token.len >= bearer.len && memcmp(token.data, bearer.data, bearer.len) == 0)
         token = bytes_of(token.data + bearer.len, token.len - bearer.len);
     return token;
@@ -111,7 +111,7 @@ static const char *common_name_of(const struct grpc_call *call)
 /* False: the caller shows nothing. A token goes before a certificate. */
 static bool claim_of(const struct grpc_call *call, struct proto_auth_claim *ret)
 {
-    struct bytes token = token_of(call->req);
+    struct bytes token = token_of(call);
     const char *name;
 
     if (token.data != NULL) {

@@ -241,6 +241,7 @@ static const struct grpc_writer json_writer = {
     .data = json_data,
     .end = json_end,
     .closed = json_closed,
+    .metadata_prefix = "grpc-metadata-",
 };
 
 /* ---- requests ---- */
