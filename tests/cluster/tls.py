@@ -9,7 +9,7 @@ import tempfile
 
 import grpc
 
-from harness import Client, Cluster, Failure, until
+from harness import DAEMONS, Cluster, Failure, until
 from load import Load
 from tests import test
 
@@ -175,6 +175,31 @@ def tls(target):
             expect("etcdctl after all was replaced", r.stdout.strip() == "b", r)
             load.wait_more(40)
             summary = load.finish()
+        cluster.check_equal()
+        cluster.stop()
+        return summary
+
+
+@test("tls-kills-of-3", 16)
+def tls_kills(target):
+    """Every process of the leader, and a stopped raftd: relays of dead members hold nobody up."""
+    with Certs() as certs, Cluster(target, 3, certs.flags, tls=certs).start() as cluster:
+        with Load(cluster.members) as load:
+            load.wait_more(40)
+            for role in DAEMONS + ("supervisor",):
+                victim = cluster.pick("leader")
+                victim.kill(role)
+                load.wait_more(20, [m for m in cluster.members if m is not victim])
+                victim.wait_healthy()
+                load.wait_more(20)
+            victim = cluster.pick("leader")
+            paused = victim.pause(["raftd"])
+            others = [m for m in cluster.members if m is not victim]
+            cluster.wait_leader(others)
+            load.wait_more(20, others)
+            victim.resume(paused)
+            load.wait_more(20)
+            summary = load.finish(allow_timeouts=True)
         cluster.check_equal()
         cluster.stop()
         return summary
