@@ -28,6 +28,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "lib/log/log.h"
 #include "lib/loop/loop.h"
 #include "lib/util/macros.h"
@@ -84,6 +85,7 @@ struct peer {
 
 struct listener {
     char *url;     /* in nng's words */
+    bool relayed;  /* a private socket behind the TLS relay */
     uint32_t id;   /* 0: none */
     bool renewing; /* under the lock, as id */
     bool probing;
@@ -245,6 +247,8 @@ static int listener_open(struct peers *p, struct listener *l)
     nng_listener id;
     int rv = nng_listen(p->pull, l->url, &id, 0);
 
+    if (rv == 0 && l->relayed)
+        chmod(l->url + strlen("ipc://"), 0600);
     pthread_mutex_lock(&p->lock);
     l->id = rv == 0 ? id.id : 0;
     pthread_mutex_unlock(&p->lock);
@@ -989,7 +993,8 @@ static int listen_all(struct peers *p, const struct url_list *urls, char **ret_e
     for (size_t i = 0; i < urls->count; i++) {
         struct listener *l = &p->listeners[p->listener_count];
 
-        *l = (struct listener){.url = listen_url(p, urls->items[i], ret_error)};
+        *l = (struct listener){.url = listen_url(p, urls->items[i], ret_error),
+                               .relayed = peer_tls_is_secure(urls->items[i])};
         if (l->url == NULL)
             return -EPROTONOSUPPORT;
         p->listener_count++;

@@ -331,7 +331,7 @@ Test(settings, rules_over_several)
          "https://127.0.0.1:1 with HTTPS scheme"},
         {{"--listen-client-urls=unix:///x", "--advertise-client-urls=http://a:1"},
          "unix:///x: scheme unix is not available in this version"},
-        {{"--ca-file=x"}, "--ca-file is not available in this version"},
+        {{"--addr=x"}, "--addr is not available in this version"},
         {{"--discovery=http://d:1/x"}, "--discovery is not available in this version"},
         {{"--proxy=on"}, "--proxy is not available in this version"},
         {{"--gateway-count=0"}, "gateway-count must be 1 to 16 (set to 0)"},

@@ -291,7 +291,7 @@ Test(settings_yaml, rules_name_the_line)
          ":1:1: auto-compaction-mode: undefined auto-compaction-mode"},
         {"client-transport-security:\n  cert-file: x\n",
          ":2:3: cert-file: KeyFile and CertFile must both be present[key: , cert: x]"},
-        {"ca-file: x\n", ":1:1: ca-file: not available in this version"},
+        {"discovery: x\n", ":1:1: discovery: not available in this version"},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
