@@ -1,5 +1,5 @@
 /*
- * conclave-bench: a load generator for etcd's v3 KV service, light enough not to be what is
+ * conclave-bench: a load generator for etcd's v3 services, light enough not to be what is
  * measured.
  *
  * The load is made by --processes forked processes with a share each of connections, requests and
@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "bench/keepalive.h"
 #include "bench/load.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
@@ -38,10 +39,10 @@ struct worker {
 static const char usage_text[] =
     "usage: conclave-bench [options]\n"
     "  --endpoints LIST      host:port,... (default 127.0.0.1:2379); connections go round robin\n"
-    "  --workload NAME       put, put-one, get, get-serializable, range, count, txn, mixed "
-    "(default put)\n"
+    "  --workload NAME       put, put-one, get, get-serializable, range, count, txn, mixed,\n"
+    "                        lease-grant, lease-keepalive (default put)\n"
     "  --connections N       of all processes together (default 1)\n"
-    "  --streams N           concurrent requests per connection (default 1)\n"
+    "  --streams N           concurrent requests, or streams, per connection (default 1)\n"
     "  --total N             requests (default 10000), or\n"
     "  --duration SECONDS\n"
     "  --rate N              requests per second, open loop; latency counts from when a request "
@@ -50,6 +51,7 @@ static const char usage_text[] =
     "  --value-size BYTES    (default 256)\n"
     "  --range-limit N       keys per range (default 1000)\n"
     "  --read-percent N      of mixed (default 80)\n"
+    "  --lease-ttl SECONDS   of granted leases (default 3600)\n"
     "  --fill                first puts every key of the key space once\n"
     "  --warmup N            requests before the measured ones (default 0)\n"
     "  --processes N         that share the load (default 1)\n"
@@ -117,6 +119,7 @@ static void parse_options(struct bench_options *b, int argc, char **argv)
         {"value-size", required_argument, NULL, 'v'},
         {"range-limit", required_argument, NULL, 'l'},
         {"read-percent", required_argument, NULL, 'p'},
+        {"lease-ttl", required_argument, NULL, 't'},
         {"fill", no_argument, NULL, 'f'},
         {"warmup", required_argument, NULL, 'u'},
         {"processes", required_argument, NULL, 'P'},
@@ -136,6 +139,7 @@ static void parse_options(struct bench_options *b, int argc, char **argv)
                                             .range_limit = 1000,
                                             .value_bytes = 256,
                                             .read_percent = 80,
+                                            .lease_ttl_s = 3600,
                                             .seed = 1};
     parse_endpoints(o, "127.0.0.1:2379");
     while ((c = getopt_long(argc, argv, "", options, &index)) != -1) {
@@ -176,6 +180,9 @@ static void parse_options(struct bench_options *b, int argc, char **argv)
             break;
         case 'p':
             o->workload.read_percent = (unsigned int)parse_number(name, optarg, 0, 100);
+            break;
+        case 't':
+            o->workload.lease_ttl_s = (uint64_t)parse_number(name, optarg, 1, 9e9);
             break;
         case 'f':
             b->fill = true;
@@ -256,15 +263,26 @@ static void write_all(int fd, const void *data, size_t len)
     }
 }
 
+static int run_workload(const struct load_options *options, struct child *c,
+                        struct load_result *ret)
+{
+    switch (options->workload.kind) {
+    case WORKLOAD_LEASE_KEEPALIVE:
+        return keepalive_run(options, child_go, c, ret);
+    default:
+        return load_run(options, child_go, c, ret);
+    }
+}
+
 NORETURN static void child_main(const struct load_options *options, int results, int go)
 {
     struct child c = {results, go};
     struct load_result *r = xmalloc(sizeof(*r));
-    int error = load_run(options, child_go, &c, r);
+    int error = run_workload(options, &c, r);
 
     if (error != 0) {
-        fprintf(stderr, "conclave-bench: cannot connect to %s:%u\n", options->endpoints[0].host,
-                options->endpoints[0].port);
+        fprintf(stderr, "conclave-bench: cannot connect to %s:%u, or not open streams there\n",
+                options->endpoints[0].host, options->endpoints[0].port);
         _exit(1);
     }
     write_all(results, r, sizeof(*r));
@@ -316,7 +334,7 @@ static bool read_all(int fd, void *data, size_t len)
 
 static void add_result(struct load_result *sum, const struct load_result *r)
 {
-    for (size_t i = 0; i < LOAD_OUTCOMES; i++)
+    for (size_t i = 0; i < GRPC_OUTCOMES; i++)
         sum->outcomes[i] += r->outcomes[i];
     sum->bytes_in += r->bytes_in;
     sum->cpu_ns += r->cpu_ns;
@@ -360,7 +378,7 @@ static uint64_t done_count(const struct load_result *r)
 {
     uint64_t n = 0;
 
-    for (size_t i = 0; i < LOAD_OUTCOMES; i++)
+    for (size_t i = 0; i < GRPC_OUTCOMES; i++)
         n += r->outcomes[i];
     return n;
 }
@@ -372,9 +390,9 @@ static double us(uint64_t ns)
 
 static void outcome_name(size_t outcome, char *to, size_t size)
 {
-    if (outcome == LOAD_BROKEN)
+    if (outcome == GRPC_BROKEN)
         snprintf(to, size, "broken");
-    else if (outcome == LOAD_NO_STATUS)
+    else if (outcome == GRPC_NO_STATUS)
         snprintf(to, size, "no status");
     else
         snprintf(to, size, "%zu", outcome);
@@ -386,7 +404,7 @@ static void print_errors(const struct load_result *r, const char *quote)
     char name[16];
     bool first = true;
 
-    for (size_t i = 1; i < LOAD_OUTCOMES; i++) {
+    for (size_t i = 1; i < GRPC_OUTCOMES; i++) {
         if (r->outcomes[i] == 0)
             continue;
         outcome_name(i, name, sizeof(name));

@@ -14,7 +14,6 @@
 enum {
     RECONNECT_MS = 50,
     OPEN_TICK_NS = 100 * 1000, /* open loop: how fine due times are */
-    STUCK_MS = 15 * 1000,      /* after the end: what has no answer by then counts as broken */
 };
 
 struct conn;
@@ -55,12 +54,6 @@ struct load {
     bool ended;
 };
 
-static const struct http_header request_headers[] = {
-    {{(const uint8_t *)"content-type", 12}, {(const uint8_t *)"application/grpc", 16}},
-    {{(const uint8_t *)"te", 2}, {(const uint8_t *)"trailers", 8}},
-    {{(const uint8_t *)"user-agent", 10}, {(const uint8_t *)"conclave-bench", 14}},
-};
-
 static void on_data(void *user, struct http_call *call, struct bytes data);
 static void on_closed(void *user, struct http_call *call, int error);
 static const struct http_call_handler call_handler = {.on_data = on_data, .on_closed = on_closed};
@@ -88,17 +81,7 @@ static bool slot_send(struct slot *slot, uint64_t start_ns)
     struct http_call *call;
 
     body = workload_next(&l->workload, &path);
-    call = http_call_start(slot->conn->client, &(struct http_call_args){
-                                                   .method = BYTES_LIT("POST"),
-                                                   .path = bytes_str(path),
-                                                   .headers = request_headers,
-                                                   .header_count = ARRAY_LEN(request_headers),
-                                                   .headers_static = true,
-                                                   .body = &body,
-                                                   .body_count = 1,
-                                                   .handler = &call_handler,
-                                                   .user = slot,
-                                               });
+    call = grpc_call_start(slot->conn->client, path, body, false, &call_handler, slot);
     if (call == NULL)
         return false; /* the connection is ending; on_disconnected follows */
     slot->start_ns = start_ns;
@@ -144,28 +127,12 @@ static void on_data(void *user, struct http_call *call, struct bytes data)
     slot->conn->load->result->bytes_in += data.len;
 }
 
-static size_t outcome_of(const struct http_call *call, int error)
-{
-    struct bytes status = http_call_trailer(call, "grpc-status");
-    size_t code = 0;
-
-    if (error != 0)
-        return LOAD_BROKEN;
-    if (status.data == NULL)
-        status = http_call_header(call, "grpc-status"); /* Trailers-Only */
-    if (status.len == 0 || status.len > 2)
-        return LOAD_NO_STATUS;
-    for (size_t i = 0; i < status.len; i++)
-        code = code * 10 + (size_t)(status.data[i] - '0');
-    return code < LOAD_STATUS_MAX ? code : LOAD_NO_STATUS;
-}
-
 static void on_closed(void *user, struct http_call *call, int error)
 {
     struct slot *slot = user;
     struct conn *c = slot->conn;
     struct load *l = c->load;
-    size_t outcome = outcome_of(call, error);
+    size_t outcome = grpc_call_outcome(call, error);
     uint64_t now_ns = loop_clock_ns();
 
     l->result->outcomes[outcome]++;
@@ -298,11 +265,11 @@ static void on_stop(void *user)
 
     check_end(l, now_ns);
     if (!l->ended && !may_issue(l, now_ns) && l->options->total == 0 &&
-        now_ns > l->end_ns + (uint64_t)STUCK_MS * 1000000)
+        now_ns > l->end_ns + (uint64_t)LOAD_STUCK_MS * 1000000)
         loop_stop(l->loop); /* closing the connections counts them as broken */
 }
 
-static uint64_t cpu_ns(void)
+uint64_t load_cpu_ns(void)
 {
     struct rusage u;
 
@@ -314,7 +281,7 @@ static uint64_t cpu_ns(void)
 static void run(struct load *l)
 {
     const struct load_options *o = l->options;
-    uint64_t cpu_before_ns = cpu_ns(), due;
+    uint64_t cpu_before_ns = load_cpu_ns(), due;
 
     l->begin_ns = l->last_ns = loop_clock_ns();
     l->end_ns = o->total != 0 ? 0 : l->begin_ns + o->duration_ns;
@@ -326,7 +293,7 @@ static void run(struct load *l)
     if (!l->ended)
         loop_run(l->loop);
     l->result->elapsed_ns = l->last_ns - l->begin_ns;
-    l->result->cpu_ns = cpu_ns() - cpu_before_ns;
+    l->result->cpu_ns = load_cpu_ns() - cpu_before_ns;
     if (o->rate > 0 && o->total == 0) {
         due = (uint64_t)((double)o->duration_ns / 1e9 * o->rate);
         l->result->late = due > l->issued ? due - l->issued : 0;

@@ -8,15 +8,13 @@
 #ifndef CONCLAVE_BENCH_LOAD_H
 #define CONCLAVE_BENCH_LOAD_H
 
+#include "bench/grpc_call.h"
 #include "bench/histogram.h"
 #include "bench/workload.h"
 
 enum {
     LOAD_ENDPOINTS_MAX = 16,
-    LOAD_STATUS_MAX = 17, /* gRPC codes */
-    LOAD_NO_STATUS = 17,  /* an answer without one */
-    LOAD_BROKEN = 18,     /* reset, or the connection was lost */
-    LOAD_OUTCOMES,
+    LOAD_STUCK_MS = 15 * 1000, /* after the end: what has no answer by then counts as broken */
 };
 
 struct load_endpoint {
@@ -36,7 +34,7 @@ struct load_options {
 };
 
 struct load_result {
-    uint64_t outcomes[LOAD_OUTCOMES]; /* [0] is OK */
+    uint64_t outcomes[GRPC_OUTCOMES]; /* [0] is OK */
     uint64_t bytes_in;                /* of messages */
     uint64_t elapsed_ns;              /* first request to last answer */
     uint64_t cpu_ns;                  /* of this process meanwhile */
@@ -48,5 +46,6 @@ struct load_result {
  * negative errno when it could not connect. */
 int load_run(const struct load_options *options, void (*go)(void *user), void *user,
              struct load_result *ret);
+uint64_t load_cpu_ns(void); /* of this process so far */
 
 #endif

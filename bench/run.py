@@ -37,6 +37,8 @@ WORKLOADS = [
     ("txn, compare and put", "txn", SHAPES, []),
     ("mixed, 80 % get", "mixed", [(100, 10)], []),
     ("range of 1000", "range", [(1, 1), (10, 2)], []),
+    ("lease keep-alive", "lease-keepalive", SHAPES, []),
+    ("lease grant", "lease-grant", SHAPES, []),  # last: what it grants stays
 ]
 HEALTH_S = 60
 
@@ -348,7 +350,7 @@ def tables(results, servers, members):
         for s in shown:
             head += [f"{s.name} /s", "p50 ms", "p99 ms", "CPU us"]
         if other:
-            head += ["rate ratio", "CPU ratio"]
+            head += ["rate ratio", "p99 ratio", "CPU ratio"]
         lines += ["| " + " | ".join(head) + " |", "|" + " --- |" + " ---: |" * (len(head) - 1)]
         for name in row_names(rounds[first.name]):
             if name.startswith("memory"):
@@ -360,9 +362,8 @@ def tables(results, servers, members):
                 cells += [number(median(r, name, "rate")), number(p50 and p50 / 1000, 2),
                           number(p99 and p99 / 1000, 2), number(median(r, name, "server_cpu_us"), 1)]
             if other:
-                cells += [ratio(median(rounds[first.name], name, "rate"), median(rounds[other.name], name, "rate")),
-                          ratio(median(rounds[first.name], name, "server_cpu_us"),
-                                median(rounds[other.name], name, "server_cpu_us"))]
+                cells += [ratio(median(rounds[first.name], name, field), median(rounds[other.name], name, field))
+                          for field in ("rate", "p99_us", "server_cpu_us")]
             lines.append("| " + " | ".join(cells) + " |")
         lines += ["", "| memory | " + " | ".join(f"{s.name} PSS MB | RSS MB | disk MB" for s in shown)
                   + (" | PSS ratio |" if other else " |"),

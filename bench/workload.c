@@ -6,6 +6,7 @@
 
 #include <assert.h>
 #include <string.h>
+#include "bench/grpc_call.h"
 #include "lib/wire/pb.h"
 
 #define KEY_PREFIX "bench/"
@@ -13,15 +14,16 @@
 #define PATH_PUT   "/etcdserverpb.KV/Put"
 #define PATH_RANGE "/etcdserverpb.KV/Range"
 #define PATH_TXN   "/etcdserverpb.KV/Txn"
+#define PATH_GRANT "/etcdserverpb.Lease/LeaseGrant"
 
 enum {
     KEY_DIGITS = 12,
     FILL_PUTS = 100,
-    GRPC_PREFIX = 5,
 };
 
 static const char *const names[WORKLOAD_KINDS] = {
-    "put", "put-one", "get", "get-serializable", "range", "count", "txn", "mixed", "fill",
+    "put", "put-one", "get",         "get-serializable", "range", "count",
+    "txn", "mixed",   "lease-grant", "lease-keepalive",  "fill",
 };
 
 const char *workload_name(enum workload_kind kind)
@@ -110,10 +112,10 @@ static void message_init(struct workload_message *m, const struct workload_optio
                          enum workload_kind kind)
 {
     struct buf *b = &m->bytes;
-    uint32_t len;
+    size_t begin;
 
     *b = BUF_INIT;
-    buf_append(b, "\0\0\0\0\0", GRPC_PREFIX);
+    begin = grpc_message_begin(b);
     switch (kind) {
     case WORKLOAD_PUT:
     case WORKLOAD_PUT_ONE:
@@ -129,14 +131,16 @@ static void message_init(struct workload_message *m, const struct workload_optio
         for (int i = 0; i < FILL_PUTS; i++)
             put_put_op(b, 2, o->value_bytes);
         break;
+    case WORKLOAD_LEASE_GRANT:
+        m->path = PATH_GRANT;
+        pb_put_u64(b, 1, o->lease_ttl_s);
+        break;
     default:
         m->path = PATH_RANGE;
         put_range(b, o, kind);
         break;
     }
-    len = (uint32_t)(b->len - GRPC_PREFIX);
-    for (int i = 0; i < 4; i++)
-        b->data[1 + i] = (uint8_t)(len >> (24 - 8 * i));
+    grpc_message_end(b, begin);
     find_keys(m);
 }
 
@@ -177,7 +181,7 @@ struct bytes workload_next(struct workload *w, const char **ret_path)
     if (o->kind == WORKLOAD_FILL) {
         for (size_t i = 0; i < m->key_count; i++)
             set_digits(m->bytes.data + m->key_at[i], w->next++ % o->key_space);
-    } else if (o->kind != WORKLOAD_PUT_ONE && o->kind != WORKLOAD_COUNT) {
+    } else if (m->key_count != 0 && o->kind != WORKLOAD_PUT_ONE) {
         if (o->kind == WORKLOAD_MIXED && prng_below(&w->prng, 100) >= o->read_percent)
             m = &w->messages[1];
         key = o->key_space;

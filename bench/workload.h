@@ -14,11 +14,13 @@ enum workload_kind {
     WORKLOAD_PUT_ONE, /* always to one key */
     WORKLOAD_GET,     /* linearizable, a random key */
     WORKLOAD_GET_SERIALIZABLE,
-    WORKLOAD_RANGE, /* range_limit keys from a random one */
-    WORKLOAD_COUNT, /* count of the whole prefix */
-    WORKLOAD_TXN,   /* if the key exists then put it, else put it too */
-    WORKLOAD_MIXED, /* gets and puts by read_percent */
-    WORKLOAD_FILL,  /* all keys once, in order, 100 puts per transaction */
+    WORKLOAD_RANGE,           /* range_limit keys from a random one */
+    WORKLOAD_COUNT,           /* count of the whole prefix */
+    WORKLOAD_TXN,             /* if the key exists then put it, else put it too */
+    WORKLOAD_MIXED,           /* gets and puts by read_percent */
+    WORKLOAD_LEASE_GRANT,     /* the server chooses the id */
+    WORKLOAD_LEASE_KEEPALIVE, /* on streams: keepalive.h; no message here */
+    WORKLOAD_FILL,            /* all keys once, in order, 100 puts per transaction */
     WORKLOAD_KINDS,
 };
 
@@ -29,6 +31,7 @@ struct workload_options {
     uint64_t range_limit;
     size_t value_bytes;
     unsigned int read_percent;
+    uint64_t lease_ttl_s;
     uint64_t seed;
 };
 
