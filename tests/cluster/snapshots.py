@@ -6,6 +6,7 @@ same at an older revision, HashKV (which covers all history that is left), lease
 
 import json
 import os
+import shutil
 import subprocess
 
 from harness import Cluster, Failure, Target, until
@@ -307,3 +308,41 @@ def restored_cluster_grows(target):
         one.stop()
         two.stop()
         return "the new member has what the others have"
+
+
+# ---- daemons die while it is sent ----
+
+@test("snapshot-while-daemons-die", 20)
+def while_daemons_die(target):
+    """A save either fails or gives a whole file; the next one works again."""
+    if target.is_etcd:
+        return "skipped: it has one process, whose restart the harness mixes up with the client's end"
+    with Cluster(target, 1).start() as cluster:
+        member = cluster.members[0]
+        for i in range(60):
+            ctl(member, "put", f"big{i}", f"{i} " + "v" * 120000)
+        path = os.path.join(cluster.dir, "snap")
+        command = ["etcdctl", "--endpoints", member.address, "snapshot", "save", path]
+        env = dict(os.environ, ETCDCTL_API="3")
+        failed = whole = 0
+        for role in ["stored", "gatewayd", "raftd"] * 3:
+            with subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as saving:
+                until("the file is begun", lambda: os.path.exists(path + ".part")
+                      or saving.poll() is not None)
+                member.kill(role)
+                if saving.wait(60) == 0:
+                    whole += 1
+                    run(["etcdctl", "snapshot", "restore", path, "--data-dir", path + ".etcd"])
+                    shutil.rmtree(path + ".etcd")
+                else:
+                    failed += 1
+            for left in (path, path + ".part"):
+                if os.path.exists(left):
+                    os.remove(left)
+            member.wait_healthy()
+        status = save(member, path)
+        if status["revision"] != 61:
+            raise Failure(f"the snapshot is of revision {status['revision']}")
+        cluster.stop()
+        return f"{failed} failed, {whole} whole"
