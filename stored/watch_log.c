@@ -31,7 +31,6 @@ struct watch_log {
     size_t budget_bytes, bytes;
     size_t retained; /* watch_log_retain calls */
     int64_t floor;
-    int64_t dispatched;
     struct entry *entries; /* ring: place & mask */
     uint64_t mask, first, end;
     struct block *oldest, *newest;
@@ -124,8 +123,6 @@ static void on_event(void *user, const struct kv_event *event)
     struct entry *e;
     uint8_t *copy;
 
-    if (log->retained == 0)
-        return;
     if (log->entries == NULL)
         resize(log, ENTRIES_MIN);
     else if (log->end - log->first > log->mask)
@@ -142,6 +139,12 @@ static void on_event(void *user, const struct kv_event *event)
     log->end++;
 }
 
+static void keep_events(struct watch_log *log)
+{
+    kv_set_observer(log->kv, on_event, log);
+    log->floor = watch_log_revision(log) + 1;
+}
+
 void watch_log_attach(struct watch_log *log, struct kv *kv)
 {
     if (log->kv != NULL)
@@ -150,10 +153,8 @@ void watch_log_attach(struct watch_log *log, struct kv *kv)
     log->kv = kv;
     if (kv == NULL)
         return;
-    kv_set_observer(kv, on_event, log);
-    log->dispatched = 0;
     if (log->retained > 0)
-        log->floor = watch_log_revision(log) + 1;
+        keep_events(log);
 }
 
 struct kv *watch_log_kv(const struct watch_log *log)
@@ -172,19 +173,21 @@ int64_t watch_log_revision(const struct watch_log *log)
 void watch_log_retain(struct watch_log *log)
 {
     if (log->retained++ == 0 && log->kv != NULL)
-        log->floor = watch_log_revision(log) + 1;
+        keep_events(log);
 }
 
 void watch_log_release(struct watch_log *log)
 {
     assert(log->retained > 0);
-    if (--log->retained == 0)
-        drop_all(log);
+    if (--log->retained > 0)
+        return;
+    drop_all(log);
+    if (log->kv != NULL) /* nobody watches: writes cost nothing more */
+        kv_set_observer(log->kv, NULL, NULL);
 }
 
 void watch_log_trim(struct watch_log *log, int64_t dispatched)
 {
-    log->dispatched = dispatched;
     while (log->bytes > log->budget_bytes && log->oldest != log->newest &&
            entry_at(log, log->oldest->end - 1)->main <= dispatched) {
         /* the rest of a revision whose beginning goes is of no use alone */
