@@ -27,6 +27,7 @@ enum {
     ALL_UNITS = 64 << 20,
     STALL_MS = 300000,
     TICK_MS = 500, /* how old the head may be that a gatewayd knows */
+    DISPATCH_SLICE_NS = 4000000, /* per turn that executed something */
     WORK_SLICE_NS = 1000000, /* per turn for watchers that are behind */
 };
 
@@ -142,16 +143,19 @@ static void failed(struct stored *s, int r)
 
 void stored_watch_applied(struct stored *s)
 {
+    uint64_t deadline = loop_clock_ns() + DISPATCH_SLICE_NS;
     int64_t needed = INT64_MAX;
 
     for (uint64_t i = 0; i < s->conf->gateway_count; i++) {
         struct watch_hub *hub = s->gateways[i].watches;
-        int r = hub != NULL ? watch_hub_dispatch(hub, loop_now_ms(s->loop)) : 0;
+        int r = hub != NULL ? watch_hub_dispatch(hub, deadline, loop_now_ms(s->loop)) : 0;
 
         if (r < 0) {
             failed(s, r);
             return;
         }
+        if (r > 0)
+            loop_hook_arm(s->work_hook);
         if (hub != NULL)
             needed = MIN(needed, watch_hub_needs_above(hub));
     }
@@ -164,18 +168,18 @@ void stored_watch_work(struct stored *s)
 
     for (uint64_t i = 0; i < s->conf->gateway_count; i++) {
         struct watch_hub *hub = s->gateways[i].watches;
-        int r;
+        int r, more;
 
         if (hub == NULL)
             continue;
-        r = watch_hub_dispatch(hub, loop_now_ms(s->loop)); /* the link may be writable again */
-        if (r == 0)
-            r = watch_hub_work(hub, deadline, loop_now_ms(s->loop));
+        /* the link may be writable again, or there was too much for the last turn */
+        more = watch_hub_dispatch(hub, deadline, loop_now_ms(s->loop));
+        r = more >= 0 ? watch_hub_work(hub, deadline, loop_now_ms(s->loop)) : more;
         if (r < 0) {
             failed(s, r);
             return;
         }
-        if (r > 0)
+        if (r > 0 || more > 0)
             loop_hook_arm(s->work_hook);
     }
 }

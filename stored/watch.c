@@ -301,6 +301,7 @@ struct watch_hub *watch_hub_new(const struct watch_hub_args *args)
     struct watch_hub *hub = xcalloc(1, sizeof(*hub));
 
     hub->args = *args;
+    hub->message_events = 1;
     hub->watchers = hub->streams = hub->heads = HMAP_INIT;
     watch_ranges_init(&hub->ranges);
     list_init(&hub->runnable);

@@ -57,8 +57,9 @@ void watch_hub_ack(struct watch_hub *hub, uint32_t stream, uint64_t units, uint6
 void watch_hub_progress(struct watch_hub *hub, uint32_t id, bool whole_stream);
 
 /* After every turn that executed something: events go to those at the head; watchers behind a
- * compaction are canceled. */
-int watch_hub_dispatch(struct watch_hub *hub, uint64_t now_ms);
+ * compaction are canceled. 1: the clock said deadline_ns, call again; 0: that was all, or the link
+ * takes no more. */
+int watch_hub_dispatch(struct watch_hub *hub, uint64_t deadline_ns, uint64_t now_ms);
 /* Slices for those behind, until the clock says deadline_ns. 1: there is more to do now; 0: not
  * before something happens (credit, a writable link, the engine has written). */
 int watch_hub_work(struct watch_hub *hub, uint64_t deadline_ns, uint64_t now_ms);

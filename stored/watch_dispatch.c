@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "lib/loop/loop.h"
 #include "lib/proto/messages.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/macros.h"
@@ -16,6 +17,7 @@
 
 enum {
     MESSAGE_EVENTS_MAX = 4096,       /* in one message */
+    MESSAGE_HITS_MAX = 1 << 17,      /* of all groups together: a few milliseconds' work */
     MESSAGE_RECORD_BYTES = 1 << 20,
     TABLE_BYTES_MAX = 8 << 20,       /* previous values included */
     MESSAGE_BYTES_MAX = 16 << 20,    /* with the lists */
@@ -33,6 +35,7 @@ struct chunk {
     int64_t last;        /* revision */
     bool only_fall;      /* nothing is sent: whom it concerns falls behind */
     bool too_large;      /* the table is */
+    uint64_t hits;
     struct kv_event event;
     uint32_t plain, with_prev; /* its places in the table */
     struct { int64_t revision; uint32_t bytes; } *places; /* of the table */
@@ -58,7 +61,7 @@ static void measure(struct chunk *c)
         }
         bytes += e.record.len + e.key.len;
         if (complete > c->from &&
-            (place - c->from >= MESSAGE_EVENTS_MAX || bytes > MESSAGE_RECORD_BYTES)) {
+            (place - c->from >= c->hub->message_events || bytes > MESSAGE_RECORD_BYTES)) {
             c->to = complete;
             return;
         }
@@ -134,6 +137,7 @@ static void hit(struct chunk *c, struct watch_group *g)
     }
     if (g->hit_count == 0)
         list_push_back(&c->hub->touched, &g->touched_node);
+    c->hits++;
     g->hits[g->hit_count++] = place;
     g->hit_bytes += c->places[place].bytes;
 }
@@ -163,13 +167,19 @@ static void forget_hits(struct watch_hub *hub)
     hub->table_count = 0;
 }
 
-static void match(struct chunk *c)
+/* False: it is too much for one message, and could be less. */
+static bool match(struct chunk *c)
 {
+    bool is_one = watch_log_at(c->hub->args.log, c->from).main == c->last;
+
     for (uint64_t place = c->from; place < c->to && !c->too_large; place++) {
+        if (!is_one && c->hits > MESSAGE_HITS_MAX)
+            return false;
         c->event = watch_log_at(c->hub->args.log, place);
         c->plain = c->with_prev = NOT_IN_TABLE;
         watch_ranges_match(&c->hub->ranges, c->event.key, on_match, c);
     }
+    return true;
 }
 
 /* ---- sending: groups of the message gather in hub->slice ---- */
@@ -276,14 +286,20 @@ static void give_all(struct chunk *chunk)
 
 static int dispatch_chunk(struct watch_hub *hub, uint64_t from, bool only_fall)
 {
-    struct chunk c = {.hub = hub, .from = from, .only_fall = only_fall};
+    struct chunk c = {.hub = hub, .from = from};
 
+    hub->message_events = MIN(hub->message_events * 2 + 1, (uint64_t)MESSAGE_EVENTS_MAX);
     measure(&c);
-    if (only_fall || c.to - c.from > MESSAGE_EVENTS_MAX)
+    if (only_fall)
         shrink(&c);
     /* one revision that is more than a message */
     c.only_fall = only_fall || c.to - c.from > MESSAGE_EVENTS_MAX;
-    match(&c);
+    while (!match(&c)) {
+        forget_hits(hub);
+        hub->message_events /= 4;
+        c.hits = 0;
+        measure(&c);
+    }
     if (c.too_large) {
         forget_hits(hub);
         shrink(&c);
@@ -291,6 +307,8 @@ static int dispatch_chunk(struct watch_hub *hub, uint64_t from, bool only_fall)
         c.only_fall = true;
         match(&c);
     }
+    /* who falls, falls to the beginning of the one revision there is */
+    assert(!c.only_fall || watch_log_at(hub->args.log, from).main == c.last);
     if (c.result == 0)
         give_all(&c);
     free(c.places);
@@ -321,7 +339,7 @@ static void cancel_compacted(struct watch_hub *hub, int64_t compact_revision)
     }
 }
 
-int watch_hub_dispatch(struct watch_hub *hub, uint64_t now_ms)
+int watch_hub_dispatch(struct watch_hub *hub, uint64_t deadline_ns, uint64_t now_ms)
 {
     struct watch_log *log = hub->args.log;
     struct kv_state state;
@@ -343,6 +361,8 @@ int watch_hub_dispatch(struct watch_hub *hub, uint64_t now_ms)
             break;
         r = dispatch_chunk(hub, place, !writable);
         place = watch_log_find(log, hub->head + 1);
+        if (r == 0 && place < watch_log_end(log) && loop_clock_ns() >= deadline_ns)
+            return 1;
     }
     if (r == 0 && state.compact_revision > hub->compacted)
         cancel_compacted(hub, state.compact_revision);

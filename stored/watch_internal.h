@@ -73,6 +73,7 @@ struct watch_hub {
 
     /* dispatch */
     struct list touched, fell;
+    uint64_t message_events; /* so many revisions' events are looked at for one message */
     struct buf table; /* events of the message being made */
     uint32_t table_count;
     struct buf ids, prev, slice;

@@ -479,7 +479,7 @@ static void turn(struct world *w)
     }
     kv_end_turn(w->h.kv);
     w->h.in_turn = false;
-    cr_assert_eq(watch_hub_dispatch(w->hub, w->now_ms), 0);
+    cr_assert(watch_hub_dispatch(w->hub, below(w, 2) == 0 ? 0 : UINT64_MAX, w->now_ms) >= 0);
     watch_log_trim(w->log, watch_hub_needs_above(w->hub));
 }
 
@@ -550,7 +550,7 @@ static void compact(struct world *w)
     if (to > w->revision)
         return;
     cr_assert_eq(harness_compact(&w->h, to), OUT_OK);
-    cr_assert_eq(watch_hub_dispatch(w->hub, w->now_ms), 0);
+    cr_assert_eq(watch_hub_dispatch(w->hub, UINT64_MAX, w->now_ms), 0);
 }
 
 static void write_some(struct world *w, size_t count)
@@ -644,7 +644,7 @@ static void settle(struct world *w)
             w->acked[s] = w->received[s];
             watch_hub_ack(w->hub, s, w->acked[s], w->now_ms);
         }
-        cr_assert_eq(watch_hub_dispatch(w->hub, w->now_ms), 0);
+        cr_assert_eq(watch_hub_dispatch(w->hub, UINT64_MAX, w->now_ms), 0);
         cr_assert(watch_hub_work(w->hub, UINT64_MAX, w->now_ms) >= 0);
         watch_hub_get_stats(w->hub, &stats);
         if (stats.behind_count == 0)
@@ -721,7 +721,7 @@ static void create_as(struct world *w, uint32_t id, const struct client *as)
 static void put_and_dispatch(struct world *w, unsigned int key)
 {
     put(w, key);
-    cr_assert_eq(watch_hub_dispatch(w->hub, w->now_ms), 0);
+    cr_assert_eq(watch_hub_dispatch(w->hub, UINT64_MAX, w->now_ms), 0);
 }
 
 Test(watch, creation)
@@ -827,6 +827,37 @@ Test(watch, one_that_takes_nothing_is_bounded_and_ends)
     end_world(w);
 }
 
+/* A link that was full for a while: many revisions for many ranges, in more than one message. */
+Test(watch, many_revisions_at_once)
+{
+    enum { FEW = 20, MANY = 5000 };
+    struct world *w = xcalloc(1, sizeof(*w));
+
+    world_init(w, 1, 1 << 30);
+    w->counting = true;
+    for (uint32_t i = 0; i < WATCHERS; i++) {
+        struct client c = {.key = "k", .stream = i % STREAMS};
+
+        snprintf(c.range_end, sizeof(c.range_end), "l%02u", i);
+        create_as(w, i, &c);
+    }
+    for (unsigned int i = 0; i < FEW + MANY; i++) {
+        w->writable = i < FEW;
+        cr_assert_eq(harness_put(&w->h, "k01", "v"), OUT_OK);
+        w->revision++;
+        cr_assert_eq(watch_hub_dispatch(w->hub, UINT64_MAX, 0), 0);
+    }
+    cr_assert_eq(w->clients[0].got, FEW);
+    w->writable = true;
+    cr_assert_eq(watch_hub_dispatch(w->hub, 0, 0), 1, "not all in one turn");
+    cr_assert_eq(watch_hub_dispatch(w->hub, UINT64_MAX, 0), 0);
+    for (uint32_t i = 0; i < WATCHERS; i++) {
+        cr_assert_eq(w->clients[i].got, FEW + MANY, "%zu", w->clients[i].got);
+        cr_assert(!w->clients[i].behind);
+    }
+    end_world(w);
+}
+
 /* One revision that no message can hold goes in parts, and arrives whole. */
 Test(watch, one_very_large_revision)
 {
@@ -863,7 +894,7 @@ Test(watch, one_very_large_revision)
         create_as(w, 2 * ROWS + i, &(struct client){.key = "n", .range_end = "o", .stream = 3});
     cr_assert_eq(harness_delete(&w->h, "n", "o"), OUT_OK);
     w->revision++;
-    cr_assert_eq(watch_hub_dispatch(w->hub, 0), 0);
+    cr_assert_eq(watch_hub_dispatch(w->hub, UINT64_MAX, 0), 0);
     for (uint32_t i = 0; i < ROWS; i++) { /* and those that ask for it later */
         struct client late = rows[i].as;
 
