@@ -90,6 +90,8 @@ void stored_send_result(struct stored_gateway *gw, uint64_t id, int outcome, str
                                                       .total_bytes = total,
                                                       .part = bytes_of(message.data, len)});
         ipc_link_end(gw->link);
+        if (len == message.len)
+            return;
         message.data += len;
         message.len -= len;
     } while (message.len > 0);
