@@ -19,6 +19,7 @@ input; "#" begins a comment. In front of a command may stand
 """
 
 import argparse
+import concurrent.futures
 import glob
 import os
 import re
@@ -117,6 +118,7 @@ class CtlSide(Side):
                     break
                 out += part
             p.send_signal(signal.SIGINT)
+            p.wait()  # before its standard input ends, which it could see first
             rest, err = p.communicate()
         else:
             rest, err = p.communicate(stdin.encode())
@@ -167,7 +169,8 @@ def compare_script(script, theirs, ours, have, verbose):
         if not command.only <= have:
             continue
         text = "".join(s + "\n" for s in stdin)
-        a, b = theirs.do(command, text), ours.do(command, text)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            a, b = pool.map(lambda side: side.do(command, text), (theirs, ours))
         where = f"{os.path.basename(script)}:{number}: {shlex.join(command.args)}"
         if verbose:
             print(f"{where} -> {a[0]}\n{a[1]}{a[2]}", end="")
