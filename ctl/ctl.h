@@ -49,6 +49,7 @@ struct ctl {
     size_t endpoint_count;
     uint64_t dial_ms;
     uint64_t command_ms;
+    uint64_t keepalive_ms, keepalive_timeout_ms;
     char *user, *password;
     struct tls_context *tls;
     const char *tls_name;

@@ -53,7 +53,7 @@ struct ctl_client {
     size_t next; /* round robin */
     struct tls_context *tls;
     char *tls_name;
-    uint64_t dial_ms;
+    uint64_t dial_ms, keepalive_ms, keepalive_timeout_ms;
     char *token, *user, *password;
     bool quiet, renewing;
     struct list waiting; /* struct ctl_call.link */
@@ -282,6 +282,8 @@ static void endpoint_connect(void *user)
             .version = HTTP_VERSION_2,
             .connect_ms_max = client->dial_ms,
             .authority = e->authority,
+            .keepalive_ms = client->keepalive_ms,
+            .keepalive_timeout_ms = client->keepalive_timeout_ms,
             .tls = e->tls ? client->tls : NULL,
             .tls_name = client->tls_name != NULL ? client->tls_name : e->host,
         };
@@ -307,6 +309,8 @@ struct ctl_client *ctl_client_new(struct loop *loop, const struct ctl_client_con
     client->tls = conf->tls;
     client->tls_name = conf->tls_name != NULL ? xstrdup(conf->tls_name) : NULL;
     client->dial_ms = conf->dial_ms;
+    client->keepalive_ms = conf->keepalive_ms;
+    client->keepalive_timeout_ms = conf->keepalive_timeout_ms;
     client->quiet = conf->quiet;
     ctl_client_set_token(client, conf->token);
     list_init(&client->waiting);

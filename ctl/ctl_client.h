@@ -39,10 +39,11 @@ struct ctl_client_conf {
     char **endpoints; /* "host:port", "http://host:port", "https://host:port"; copied */
     size_t endpoint_count;
     uint64_t dial_ms;
-    struct tls_context *tls; /* NULL: plain; borrowed */
-    const char *tls_name;    /* NULL: the endpoint's host */
-    const char *token;       /* sent with each call; NULL or "": none */
-    bool quiet;              /* no warning line on stderr when no endpoint can be reached */
+    uint64_t keepalive_ms, keepalive_timeout_ms; /* of idle connections; 0: no probes */
+    struct tls_context *tls;                     /* NULL: plain; borrowed */
+    const char *tls_name;                        /* NULL: the endpoint's host */
+    const char *token;                           /* sent with each call; NULL or "": none */
+    bool quiet; /* no warning line on stderr when no endpoint can be reached */
 };
 
 /* NULL with *ret_error when an endpoint makes no sense. */

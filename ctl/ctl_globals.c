@@ -83,6 +83,8 @@ const struct ctl_flag ctl_global_flags[] = {
 
 extern char **environ;
 
+enum { KEEPALIVE_MS_MIN = 10000 };
+
 static char *variable_name(const char *flag)
 {
     char *name = xasprintf("ETCDCTL_%s", flag);
@@ -239,6 +241,11 @@ void ctl_globals(struct ctl *c)
     read_endpoints(c);
     c->dial_ms = (uint64_t)MAX(ctl_args_int(c->args, "dial-timeout") / 1000000, (int64_t)1);
     c->command_ms = (uint64_t)MAX(ctl_args_int(c->args, "command-timeout") / 1000000, (int64_t)1);
+    /* no oftener than gRPC clients do */
+    c->keepalive_ms =
+        (uint64_t)MAX(ctl_args_int(c->args, "keepalive-time") / 1000000, (int64_t)KEEPALIVE_MS_MIN);
+    c->keepalive_timeout_ms =
+        (uint64_t)MAX(ctl_args_int(c->args, "keepalive-timeout") / 1000000, (int64_t)1000);
     no_empty_string(c, "cert");
     no_empty_string(c, "key");
     no_empty_string(c, "cacert");
@@ -269,6 +276,8 @@ static struct ctl_client *connect_to(struct ctl *c, char **endpoints, size_t cou
                                 .endpoints = endpoints,
                                 .endpoint_count = count,
                                 .dial_ms = c->dial_ms,
+                                .keepalive_ms = c->keepalive_ms,
+                                .keepalive_timeout_ms = c->keepalive_timeout_ms,
                                 .tls = c->tls,
                                 .tls_name = c->tls_name,
                                 .token = ctl_args_string(c->args, "auth-jwt-token"),

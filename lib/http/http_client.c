@@ -370,8 +370,7 @@ static bool on_socket_up(struct http_client *client)
 /* The server's choice, where it makes one, must be what the caller asked for. */
 static bool speaks(const struct http_client *client, const char *alpn)
 {
-    return alpn == NULL ||
-           strcmp(alpn, client->proto == &h2_client_proto ? "h2" : "http/1.1") == 0;
+    return alpn == NULL || strcmp(alpn, client->proto == &h2_client_proto ? "h2" : "http/1.1") == 0;
 }
 
 static void on_connect(struct http_client *client)
@@ -563,6 +562,20 @@ static int open_socket(const char *host, uint16_t port, int *ret_error)
     return fd;
 }
 
+/* Seconds are as fine as TCP's own timers are. A refusal costs only the probes. */
+static void keep_alive(int fd, uint64_t idle_ms, uint64_t timeout_ms)
+{
+    int idle_s = (int)MIN(MAX(idle_ms / 1000, (uint64_t)1), (uint64_t)32767);
+    int interval_s = (int)MIN(MAX(timeout_ms / 3000, (uint64_t)1), (uint64_t)32767);
+    unsigned int unanswered_ms = (unsigned int)MIN(idle_ms + timeout_ms, (uint64_t)INT32_MAX);
+
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){3}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unanswered_ms, sizeof(unanswered_ms));
+}
+
 struct http_client *http_client_connect(struct loop *loop, const char *host, uint16_t port,
                                         const struct http_client_options *options,
                                         const struct http_client_handler *handler, void *user)
@@ -578,6 +591,8 @@ struct http_client *http_client_connect(struct loop *loop, const char *host, uin
     }
     if (options == NULL)
         options = &defaults;
+    if (options->keepalive_ms != 0)
+        keep_alive(fd, options->keepalive_ms, options->keepalive_timeout_ms);
     client = xcalloc(1, sizeof(*client));
     client->loop = loop;
     client->handler = handler;

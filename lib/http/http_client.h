@@ -35,7 +35,10 @@ struct http_client_options {
     uint64_t connect_ms_max;   /* 0: 5000 */
     size_t header_bytes_max;   /* per answer; 0: 65536 */
     uint32_t window_bytes; /* HTTP/2 receive window of stream and connection; 0: 1 MiB and 16 MiB */
-    const char *authority; /* NULL: made of the address; copied */
+    /* TCP probes after so long without traffic; the connection is lost when nothing came back for
+     * keepalive_timeout_ms more. 0: no probes. */
+    uint64_t keepalive_ms, keepalive_timeout_ms;
+    const char *authority;   /* NULL: made of the address; copied */
     struct tls_context *tls; /* NULL: plain; borrowed for the connection's life */
     const char *tls_name; /* what the server's certificate must be valid for; NULL: the address */
 };
