@@ -46,7 +46,8 @@ MASKS = [
     (re.compile(r'^\{"level":.*\n', re.M), ""),
     (re.compile(r"^Deprecated: Use `etcdutl .*\n\n", re.M), ""),
     (re.compile(r"^In etcd v3.6, the operation will be suspended .*\n", re.M), ""),
-    (re.compile(r"\b[0-9a-f]{14,16}\b"), "HEX"),
+    (re.compile(r" +[0-9a-f]{12,16}\b"), " HEX"),  # short ones are padded
+    (re.compile(r"\b[0-9a-f]{12,16}\b"), "HEX"),
     (re.compile(r"\b\d{15,20}\b"), "DEC"),
     (re.compile(r',"(storageVersion|dbSizeQuota|downgradeInfo|hash_revision)":("[^"]*"|\d+|\{\})'),
      ""),  # which etcdctl 3.5 does not know
