@@ -17,6 +17,7 @@
 #include <unistd.h>
 #include "bench/keepalive.h"
 #include "bench/load.h"
+#include "bench/watch_fanout.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 
@@ -40,7 +41,8 @@ static const char usage_text[] =
     "usage: conclave-bench [options]\n"
     "  --endpoints LIST      host:port,... (default 127.0.0.1:2379); connections go round robin\n"
     "  --workload NAME       put, put-one, get, get-serializable, range, count, txn, mixed,\n"
-    "                        lease-grant, lease-keepalive (default put)\n"
+    "                        lease-grant, lease-keepalive, watch-fanout, watch-idle (default "
+    "put)\n"
     "  --connections N       of all processes together (default 1)\n"
     "  --streams N           concurrent requests, or streams, per connection (default 1)\n"
     "  --total N             requests (default 10000), or\n"
@@ -52,6 +54,10 @@ static const char usage_text[] =
     "  --range-limit N       keys per range (default 1000)\n"
     "  --read-percent N      of mixed (default 80)\n"
     "  --lease-ttl SECONDS   of granted leases (default 3600)\n"
+    "  --watchers N          of one key, spread over all streams (default 1000). watch-fanout: "
+    "puts\n"
+    "                        of it, by --rate or each when the last one has reached everybody;\n"
+    "                        watch-idle: says \"ready\" and holds them until its input ends\n"
     "  --fill                first puts every key of the key space once\n"
     "  --warmup N            requests before the measured ones (default 0)\n"
     "  --processes N         that share the load (default 1)\n"
@@ -120,6 +126,7 @@ static void parse_options(struct bench_options *b, int argc, char **argv)
         {"range-limit", required_argument, NULL, 'l'},
         {"read-percent", required_argument, NULL, 'p'},
         {"lease-ttl", required_argument, NULL, 't'},
+        {"watchers", required_argument, NULL, 'W'},
         {"fill", no_argument, NULL, 'f'},
         {"warmup", required_argument, NULL, 'u'},
         {"processes", required_argument, NULL, 'P'},
@@ -134,6 +141,7 @@ static void parse_options(struct bench_options *b, int argc, char **argv)
     *b = (struct bench_options){.processes = 1};
     o->connections = o->streams = 1;
     o->total = 10000;
+    o->watchers = 1000;
     o->workload = (struct workload_options){.kind = WORKLOAD_PUT,
                                             .key_space = 100000,
                                             .range_limit = 1000,
@@ -184,6 +192,9 @@ static void parse_options(struct bench_options *b, int argc, char **argv)
         case 't':
             o->workload.lease_ttl_s = (uint64_t)parse_number(name, optarg, 1, 9e9);
             break;
+        case 'W':
+            o->watchers = (uint64_t)parse_number(name, optarg, 1, 1e7);
+            break;
         case 'f':
             b->fill = true;
             break;
@@ -210,6 +221,8 @@ static void parse_options(struct bench_options *b, int argc, char **argv)
     if (optind != argc)
         fail_usage("not an option", argv[optind]);
     b->processes = MIN(b->processes, o->connections);
+    if (o->workload.kind == WORKLOAD_WATCH_FANOUT && b->processes != 1)
+        fail_usage("--processes", "watch-fanout has one, which must see every delivery");
 }
 
 /* The i-th of n shares of total. */
@@ -225,6 +238,7 @@ static struct load_options share_of(const struct load_options *o, size_t i, size
 
     part.connections = (size_t)share(o->connections, i, n);
     part.total = o->total != 0 ? MAX(share(o->total, i, n), (uint64_t)1) : 0;
+    part.watchers = share(o->watchers, i, n);
     part.rate = o->rate * (double)part.connections / (double)o->connections;
     part.workload.seed = o->workload.seed * 1000003 + i;
     part.workload.key_offset = i * span;
@@ -269,6 +283,9 @@ static int run_workload(const struct load_options *options, struct child *c,
     switch (options->workload.kind) {
     case WORKLOAD_LEASE_KEEPALIVE:
         return keepalive_run(options, child_go, c, ret);
+    case WORKLOAD_WATCH_FANOUT:
+    case WORKLOAD_WATCH_IDLE:
+        return watch_fanout_run(options, child_go, c, ret);
     default:
         return load_run(options, child_go, c, ret);
     }
@@ -336,11 +353,23 @@ static void add_result(struct load_result *sum, const struct load_result *r)
 {
     for (size_t i = 0; i < GRPC_OUTCOMES; i++)
         sum->outcomes[i] += r->outcomes[i];
+    sum->events += r->events;
     sum->bytes_in += r->bytes_in;
     sum->cpu_ns += r->cpu_ns;
     sum->late += r->late;
     sum->elapsed_ns = MAX(sum->elapsed_ns, r->elapsed_ns);
     histogram_merge(&sum->latency, &r->latency);
+}
+
+/* Everything is connected: lets who started us look, until our input ends. */
+static void hold(void)
+{
+    char bytes[64];
+
+    printf("ready\n");
+    fflush(stdout);
+    while (read(STDIN_FILENO, bytes, sizeof(bytes)) > 0)
+        ;
 }
 
 /* Runs the load in n processes; false when one of them failed. */
@@ -360,6 +389,8 @@ static bool run_load(const struct load_options *options, size_t n, struct load_r
     }
     for (size_t i = 0; i < n; i++)
         ok = read_all(workers[i].results, &byte, 1) && ok;
+    if (ok && options->workload.kind == WORKLOAD_WATCH_IDLE)
+        hold();
     for (size_t i = 0; i < n; i++)
         close(workers[i].go);
     for (size_t i = 0; i < n; i++) {
@@ -381,6 +412,11 @@ static uint64_t done_count(const struct load_result *r)
     for (size_t i = 0; i < GRPC_OUTCOMES; i++)
         n += r->outcomes[i];
     return n;
+}
+
+static double per_s(uint64_t n, const struct load_result *r)
+{
+    return r->elapsed_ns != 0 ? (double)n * 1e9 / (double)r->elapsed_ns : 0;
 }
 
 static double us(uint64_t ns)
@@ -427,7 +463,10 @@ static void print_json(const struct bench_options *b, const struct load_result *
            n, r->outcomes[0], r->late);
     print_errors(r, "\"");
     printf("}, \"elapsed_s\": %.6f, \"rate\": %.1f, ", (double)r->elapsed_ns / 1e9,
-           (double)r->outcomes[0] * 1e9 / (double)MAX(r->elapsed_ns, (uint64_t)1));
+           per_s(r->outcomes[0], r));
+    if (r->events != 0)
+        printf("\"watchers\": %" PRIu64 ", \"events\": %" PRIu64 ", \"event_rate\": %.1f, ",
+               o->watchers, r->events, per_s(r->events, r));
     printf("\"mean_us\": %.1f, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, "
            "\"p999_us\": %.1f, \"max_us\": %.1f, ",
            h->count != 0 ? us(h->sum_ns) / (double)h->count : 0.0, us(histogram_quantile(h, 0.5)),
@@ -445,12 +484,15 @@ static void print_text(const struct bench_options *b, const struct load_result *
 
     printf("%s, %zu connections x %zu streams: %" PRIu64 " requests in %.3f s, %.0f/s ok\n",
            workload_name(o->workload.kind), o->connections, o->streams, n,
-           (double)r->elapsed_ns / 1e9,
-           (double)r->outcomes[0] * 1e9 / (double)MAX(r->elapsed_ns, (uint64_t)1));
+           (double)r->elapsed_ns / 1e9, per_s(r->outcomes[0], r));
     printf("latency us: mean %.1f  p50 %.1f  p90 %.1f  p99 %.1f  p99.9 %.1f  max %.1f\n",
            h->count != 0 ? us(h->sum_ns) / (double)h->count : 0.0, us(histogram_quantile(h, 0.5)),
            us(histogram_quantile(h, 0.9)), us(histogram_quantile(h, 0.99)),
            us(histogram_quantile(h, 0.999)), us(h->max_ns));
+    if (r->events != 0)
+        printf("%" PRIu64 " watchers: %" PRIu64
+               " events, %.0f/s; latency is to the last delivery\n",
+               o->watchers, r->events, per_s(r->events, r));
     if (r->late != 0)
         printf("late: %" PRIu64 " requests were due and not sent\n", r->late);
     if (n != r->outcomes[0]) {

@@ -217,7 +217,7 @@ int keepalive_run(const struct load_options *options, void (*go)(void *user), vo
         if (k.failed)
             r = -ECONNREFUSED;
     }
-    if (go != NULL)
+    if (r == 0 && go != NULL)
         go(user);
     if (r == 0)
         run(&k);

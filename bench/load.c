@@ -318,7 +318,7 @@ int load_run(const struct load_options *options, void (*go)(void *user), void *u
         loop_run(l.loop);
     if (l.failed != 0)
         r = -ECONNREFUSED;
-    if (go != NULL)
+    if (r == 0 && go != NULL)
         go(user);
     if (r == 0)
         run(&l);

@@ -26,8 +26,9 @@ struct load_options {
     struct load_endpoint endpoints[LOAD_ENDPOINTS_MAX];
     size_t endpoint_count;
     size_t connections;
-    size_t streams; /* per connection */
-    uint64_t total; /* requests; 0: duration_ns */
+    size_t streams;    /* per connection */
+    uint64_t watchers; /* of all streams together */
+    uint64_t total;    /* requests; 0: duration_ns */
     uint64_t duration_ns;
     double rate; /* per second; 0: closed loop */
     struct workload_options workload;
@@ -35,6 +36,7 @@ struct load_options {
 
 struct load_result {
     uint64_t outcomes[GRPC_OUTCOMES]; /* [0] is OK */
+    uint64_t events;                  /* delivered to watchers */
     uint64_t bytes_in;                /* of messages */
     uint64_t elapsed_ns;              /* first request to last answer */
     uint64_t cpu_ns;                  /* of this process meanwhile */
@@ -43,7 +45,7 @@ struct load_result {
 };
 
 /* Connects, then calls go (which may wait for other processes), then runs to the end. 0, or a
- * negative errno when it could not connect. */
+ * negative errno when it could not connect (go is not called). */
 int load_run(const struct load_options *options, void (*go)(void *user), void *user,
              struct load_result *ret);
 uint64_t load_cpu_ns(void); /* of this process so far */

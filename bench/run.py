@@ -216,6 +216,33 @@ def bench(args, cluster, options):
     return result
 
 
+def watch_bench(args, cluster, options):
+    """Per event instead of per put: that is what servers differ in."""
+    result = bench(args, cluster, ["--workload", "watch-fanout", "--watchers", str(args.watchers),
+                                   "--connections", str(args.watch_connections)] + options)
+    result["server_cpu_us"] *= result["requests"] / max(result.get("events", 0), 1)
+    result["put_rate"], result["rate"] = result["rate"], result.get("event_rate", 0)
+    return result
+
+
+def watcher_memory(args, cluster):
+    """What the servers' memory grows by while watchers are there and nothing happens."""
+    time.sleep(args.settle)
+    before = cluster.memory()
+    command = [args.bench, "--json", "--endpoints", ",".join(cluster.endpoints), "--workload", "watch-idle",
+               "--watchers", str(args.watchers), "--connections", str(args.watch_connections)]
+    p = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        ready = p.stdout.readline()
+        time.sleep(args.settle)
+        after = cluster.memory()
+    finally:
+        _, errors = p.communicate()
+    if ready.strip() != "ready" or p.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {errors.strip()}")
+    return {field: after[field] - before[field] for field in before}
+
+
 def varint(n):
     out = b""
     while n >= 128:
@@ -268,8 +295,15 @@ def run_server(args, server, members, directory):
             f"  p50 {result.get('p50_us', 0):9.0f} us  p99 {result.get('p99_us', 0):9.0f} us"
             f"  cpu {result['server_cpu_us']:8.1f} us{errors}")
 
+    def wanted(workload):
+        return not args.only or workload in args.only
+
     cluster.start()
     try:
+        if args.watchers and wanted("watch-idle"):  # first: no memory of earlier work to use again
+            name = f"memory, growth by {args.watchers} idle watchers"
+            rows[name] = watcher_memory(args, cluster)
+            say(f"  {server.name:12} {name}: {rows[name]['pss_mb']:.1f} MB PSS, {rows[name]['rss_mb']:.1f} MB RSS")
         bench(args, cluster, common + ["--fill", "--workload", "get", "--total", "100"])
         bench(args, cluster, common + ["--workload", "put", "--connections", "100", "--streams", "10",
                                        "--total", str(args.memory_puts)])
@@ -280,7 +314,7 @@ def run_server(args, server, members, directory):
         say(f"  {server.name:12} memory after {args.keys} keys and {args.memory_puts} puts:"
             f" {memory['pss_mb']:.0f} MB PSS, {memory['rss_mb']:.0f} MB RSS, {memory['disk_mb']:.0f} MB on disk")
         for title, workload, shapes, options in WORKLOADS:
-            if args.only and workload not in args.only:
+            if not wanted(workload):
                 continue
             for connections, streams in shapes:
                 note(f"{title}, {connections}x{streams}",
@@ -291,6 +325,12 @@ def run_server(args, server, members, directory):
             note(f"put at {rate}/s, 100x1",
                  bench(args, cluster, common + ["--workload", "put", "--connections", "100", "--rate",
                                                 str(rate), "--duration", seconds]))
+        if args.watchers and wanted("watch-fanout"):
+            shape = f"{args.watchers} watchers on {args.watch_connections} connections"
+            value = ["--value-size", str(args.value_size), "--duration", seconds]
+            note(f"watch fan-out, events, {shape}", watch_bench(args, cluster, value))
+            note(f"watch fan-out, events, {args.watch_rate} puts/s, {shape}",
+                 watch_bench(args, cluster, value + ["--rate", str(args.watch_rate)]))
         if members == 1 and not args.no_h2load:
             for workload in ("put-one", "get"):
                 ours = bench(args, cluster, common + ["--workload", workload, "--key-space", "1",
@@ -299,7 +339,7 @@ def run_server(args, server, members, directory):
                 theirs = h2load(args, cluster, workload, 100, 10, max(int(ours["requests"]), 1000))
                 note(f"cross-check {workload}, conclave-bench", ours)
                 note(f"cross-check {workload}, h2load", theirs)
-        if args.count_keys and (not args.only or "count" in args.only):
+        if args.count_keys and wanted("count"):
             many = ["--key-space", str(args.count_keys), "--value-size", str(args.value_size)]
             bench(args, cluster, many + ["--fill", "--workload", "get", "--total", "100"])
             for connections, streams in [(1, 1), (10, 1)]:
@@ -373,7 +413,8 @@ def tables(results, servers, members):
                 continue
             cells = [name]
             for s in shown:
-                cells += [number(median(rounds[s.name], name, f)) for f in ("pss_mb", "rss_mb", "disk_mb")]
+                cells += [number(median(rounds[s.name], name, f), 1 if "growth" in name else 0)
+                          for f in ("pss_mb", "rss_mb", "disk_mb")]
             if other:
                 cells.append(ratio(median(rounds[first.name], name, "pss_mb"),
                                    median(rounds[other.name], name, "pss_mb")))
@@ -398,7 +439,8 @@ def report(args, results, servers):
     lines += [f"{m['date']}, {m['processors']} processors ({m['model']}), Linux {m['kernel']}; "
               f"{args.rounds} rounds in turn, medians; {args.seconds} s per workload; values of "
               f"{args.value_size} bytes, {args.keys} keys. CPU is that of all server processes together, "
-              "per request. Servers and load generator share the machine.", ""]
+              "per request. Servers and load generator share the machine. Of watch fan-out, rate and CPU are those "
+              "of delivered events, p50 and p99 the time from a put to its last delivery.", ""]
     lines += [f"- {s.name}: {s.version()}" for s in servers] + [""]
     for members in args.members:
         lines += [f"### {members} member{'s' if members > 1 else ''}", ""]
@@ -475,8 +517,11 @@ def parse_args():
     p.add_argument("--value-size", type=int, default=256)
     p.add_argument("--memory-puts", type=int, default=200000, help="puts before memory is read")
     p.add_argument("--count-keys", type=int, default=1000000, help="keys of the counted prefix, 0: skip")
+    p.add_argument("--watchers", type=int, default=10000, help="of one key, 0: no watch workloads")
+    p.add_argument("--watch-connections", type=int, default=100, help="that the watchers are spread over")
+    p.add_argument("--watch-rate", type=float, default=4, help="open-loop puts per second of the watched key")
     p.add_argument("--rates", type=int, action="append", help="open-loop puts per second (default 2000)")
-    p.add_argument("--only", action="append", help="only these workloads (put, get, ..., count)")
+    p.add_argument("--only", action="append", help="only these workloads (put, get, ..., count, watch-idle, watch-fanout)")
     p.add_argument("--no-h2load", action="store_true")
     p.add_argument("--quick", action="store_true", help="one short round: does everything work?")
     p.add_argument("--dir", help="where data directories go (default: a directory under /var/tmp)")
@@ -490,6 +535,7 @@ def parse_args():
     if args.quick:
         args.rounds, args.seconds, args.settle = 1, 1.0, 0.5
         args.keys, args.memory_puts, args.count_keys = 10000, 10000, min(args.count_keys, 50000)
+        args.watchers = min(args.watchers, 1000)
     if not args.bench:
         sys.exit("run.py: conclave-bench is not built: make bench/conclave-bench, or --bench PATH")
     if not args.no_h2load and not shutil.which("h2load"):

@@ -22,8 +22,9 @@ enum {
 };
 
 static const char *const names[WORKLOAD_KINDS] = {
-    "put", "put-one", "get",         "get-serializable", "range", "count",
-    "txn", "mixed",   "lease-grant", "lease-keepalive",  "fill",
+    "put",          "put-one",    "get",   "get-serializable", "range",
+    "count",        "txn",        "mixed", "lease-grant",      "lease-keepalive",
+    "watch-fanout", "watch-idle", "fill",
 };
 
 const char *workload_name(enum workload_kind kind)

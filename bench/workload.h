@@ -20,6 +20,8 @@ enum workload_kind {
     WORKLOAD_MIXED,           /* gets and puts by read_percent */
     WORKLOAD_LEASE_GRANT,     /* the server chooses the id */
     WORKLOAD_LEASE_KEEPALIVE, /* on streams: keepalive.h; no message here */
+    WORKLOAD_WATCH_FANOUT,    /* puts of a watched key: watch_fanout.h */
+    WORKLOAD_WATCH_IDLE,      /* only the watchers */
     WORKLOAD_FILL,            /* all keys once, in order, 100 puts per transaction */
     WORKLOAD_KINDS,
 };
