@@ -206,6 +206,33 @@ def leader_changes(target):
     return watch_through(target, disturb)
 
 
+@test("watch-through-chaos", 25)
+def watch_chaos(target):
+    """Any process of any member, killed or paused, several at a time."""
+    seed = int(os.environ.get("WATCH_SEED", random.SystemRandom().randrange(1 << 30)))
+    rng = random.Random(seed)
+
+    def disturb(cluster, writers):
+        for _ in range(6):
+            paused = None
+            for m in rng.sample(cluster.members, 2):
+                if target.is_etcd or rng.random() < 0.3:
+                    m.kill("supervisor")
+                elif rng.random() < 0.3 and paused is None:
+                    paused = m, m.pause([rng.choice(["raftd", "stored", "gatewayd"])])
+                else:
+                    m.kill(rng.choice(["raftd", "stored", "gatewayd"]))
+            writers.wait_more(5)
+            if paused:
+                paused[0].resume(paused[1])
+            cluster.wait_healthy()
+            writers.wait_more(20)
+    try:
+        return f"seed {seed}: {watch_through(target, disturb)}"
+    except Failure as e:
+        raise Failure(f"WATCH_SEED={seed}: {e}") from e
+
+
 @test("watch-stream-survives-stored", 6)
 def stream_survives(target):
     """gatewayd hides a restart of stored: the stream goes on, nothing is missing or doubled."""
