@@ -1,6 +1,6 @@
 /*
- * See watches.h. A watcher's number is its slot in one array, so an event finds its watcher with one
- * lookup; numbers are used again when stored has confirmed the end (lib/proto/watch.h).
+ * See watches.h. A watcher's number is its slot in one array, so an event finds its watcher with
+ * one lookup; numbers are used again when stored has confirmed the end (lib/proto/watch.h).
  */
 #include "gatewayd/watches.h"
 
@@ -55,7 +55,7 @@ struct watches {
     struct table_entry {
         int64_t revision;
         struct bytes bytes;
-    } *table;
+    } * table;
     size_t table_cap;
     struct buf joined;
 };
@@ -559,7 +559,8 @@ static void on_up(void *user)
 
         if (s == NULL)
             continue;
-        LIST_FOREACH (it, &s->watchers) {
+        LIST_FOREACH(it, &s->watchers)
+        {
             struct watcher *w = LIST_ENTRY(it, struct watcher, node);
 
             send_create(w);
@@ -578,7 +579,8 @@ static void forget_link(struct watches *ws, struct watches_stream *s)
         stream_free(s);
         return;
     }
-    LIST_FOREACH_SAFE (it, next, &s->watchers) {
+    LIST_FOREACH_SAFE(it, next, &s->watchers)
+    {
         struct watcher *w = LIST_ENTRY(it, struct watcher, node);
 
         buf_clear(&w->partial);

@@ -1,5 +1,6 @@
 /*
- * Every watcher of this gatewayd's clients, and what stored has been told of it (lib/proto/watch.h).
+ * Every watcher of this gatewayd's clients, and what stored has been told of it
+ * (lib/proto/watch.h).
  *
  * A watcher belongs to a stream, and a stream to whoever serves a client with it (v3/watch.c). The
  * owner is told what becomes of its watchers and sees nothing of stored's coming and going: when
@@ -26,7 +27,7 @@ struct watches;
 struct watches_stream;
 
 enum watcher_state {
-    WATCHER_NEW,       /* not known to stored, or CREATED is awaited */
+    WATCHER_NEW, /* not known to stored, or CREATED is awaited */
     WATCHER_OPEN,
     WATCHER_CANCELING, /* its number is stored's until that says so */
     WATCHER_OVER,      /* the same, and the owner knows the end */

@@ -141,10 +141,10 @@ int kv_event_prev(struct kv *kv, struct bytes key, int64_t main, struct buf *ret
 
 void kv_event_encode(const struct kv_event *event, struct bytes prev, struct buf *ret)
 {
-    size_t kv_len = event->is_delete ? pb_size_bytes(KEY_VALUE_KEY, event->key.len) +
-                                           pb_size_u64(KEY_VALUE_MOD_REVISION,
-                                                       (uint64_t)event->main)
-                                     : event->record.len;
+    size_t kv_len = event->is_delete
+                        ? pb_size_bytes(KEY_VALUE_KEY, event->key.len) +
+                              pb_size_u64(KEY_VALUE_MOD_REVISION, (uint64_t)event->main)
+                        : event->record.len;
     size_t len = pb_size_message(EVENT_KV, kv_len) + pb_size_bytes(EVENT_PREV_KV, prev.len);
 
     if (event->is_delete)

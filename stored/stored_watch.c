@@ -20,15 +20,15 @@
 #include "stored/watch_log.h"
 
 enum {
-    LOG_BYTES = 8 << 20, /* of recent events, beyond what has to stay */
+    LOG_BYTES = 8 << 20,    /* of recent events, beyond what has to stay */
     WATCHERS_MAX = 1 << 20, /* per gatewayd */
     WINDOW_UNITS = 512 << 10,
     SMALL_WINDOW_UNITS = 64 << 10, /* when all streams together have not acknowledged: */
     ALL_UNITS = 64 << 20,
     STALL_MS = 300000,
-    TICK_MS = 500, /* how old the head may be that a gatewayd knows */
+    TICK_MS = 500,               /* how old the head may be that a gatewayd knows */
     DISPATCH_SLICE_NS = 4000000, /* per turn that executed something */
-    WORK_SLICE_NS = 1000000, /* per turn for watchers that are behind */
+    WORK_SLICE_NS = 1000000,     /* per turn for watchers that are behind */
 };
 
 static struct buf *link_begin(void *user, uint16_t type, uint64_t id)

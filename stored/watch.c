@@ -353,7 +353,8 @@ void watch_hub_free(struct watch_hub *hub)
 
 /* ---- what gatewayd asks ---- */
 
-static int check_create(const struct watch_hub *hub, uint32_t id, const struct proto_watch_create *m)
+static int check_create(const struct watch_hub *hub, uint32_t id,
+                        const struct proto_watch_create *m)
 {
     bool is_range = m->range_end.len > 0 && !(m->range_end.len == 1 && m->range_end.data[0] == 0);
 
@@ -393,8 +394,9 @@ static int64_t store_revision(const struct watch_hub *hub)
 
 void watch_hub_refuse(struct watch_hub *hub, uint32_t id, int outcome)
 {
-    send_created(hub, id, &(struct proto_watch_created){.outcome = (uint16_t)outcome,
-                                                        .revision = store_revision(hub)});
+    send_created(hub, id,
+                 &(struct proto_watch_created){.outcome = (uint16_t)outcome,
+                                               .revision = store_revision(hub)});
 }
 
 void watch_hub_create(struct watch_hub *hub, uint32_t id, const struct proto_watch_create *m)
@@ -413,11 +415,11 @@ void watch_hub_create(struct watch_hub *hub, uint32_t id, const struct proto_wat
     created.next = m->start_revision == 0 ? state.revision + 1 : m->start_revision;
     if (created.next < state.compact_revision) {
         send_created(hub, id, &created);
-        send_canceled(hub, id, &(struct proto_watch_canceled){
-                                   .outcome = OUT_COMPACTED,
-                                   .revision = state.revision,
-                                   .compact_revision = state.compact_revision,
-                                   .next = created.next});
+        send_canceled(hub, id,
+                      &(struct proto_watch_canceled){.outcome = OUT_COMPACTED,
+                                                     .revision = state.revision,
+                                                     .compact_revision = state.compact_revision,
+                                                     .next = created.next});
         return;
     }
     if (hub->watchers.count == 0) {
@@ -445,8 +447,8 @@ void watch_hub_cancel(struct watch_hub *hub, uint32_t id)
         if (c->count == 0)
             cohort_free(hub, c);
     }
-    send_canceled(hub, id, &(struct proto_watch_canceled){.reply = true,
-                                                          .revision = store_revision(hub)});
+    send_canceled(hub, id,
+                  &(struct proto_watch_canceled){.reply = true, .revision = store_revision(hub)});
 }
 
 void watch_hub_close(struct watch_hub *hub, uint32_t number)
@@ -478,7 +480,8 @@ static bool is_synced(const struct watch_hub *hub, const struct watch_cohort *c)
 
 static bool stream_is_synced(const struct watch_hub *hub, const struct watch_stream *s)
 {
-    LIST_FOREACH (it, &s->cohorts) {
+    LIST_FOREACH(it, &s->cohorts)
+    {
         if (!is_synced(hub, LIST_ENTRY(it, struct watch_cohort, stream_node)))
             return false;
     }
@@ -540,7 +543,8 @@ int watch_hub_work(struct watch_hub *hub, uint64_t deadline_ns, uint64_t now_ms)
 /* From the old head to the new one. */
 static void restart_stream(struct watch_hub *hub, struct watch_stream *s, int64_t revision)
 {
-    LIST_FOREACH_SAFE (it, next, &s->cohorts) {
+    LIST_FOREACH_SAFE(it, next, &s->cohorts)
+    {
         struct watch_cohort *c = LIST_ENTRY(it, struct watch_cohort, stream_node);
 
         if (!c->at_head)
@@ -554,7 +558,8 @@ static void restart_stream(struct watch_hub *hub, struct watch_stream *s, int64_
 
 static void rejoin_stream(struct watch_hub *hub, struct watch_stream *s)
 {
-    LIST_FOREACH_SAFE (it, next, &s->cohorts) {
+    LIST_FOREACH_SAFE(it, next, &s->cohorts)
+    {
         struct watch_cohort *c = LIST_ENTRY(it, struct watch_cohort, stream_node);
 
         if (c->at_head)

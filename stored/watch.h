@@ -39,10 +39,10 @@ struct watch_hub_args {
     const struct watch_sink *sink;
     void *user;
     size_t watchers_max;
-    uint64_t window_units;     /* of a stream: sent and not acknowledged */
-    uint64_t all_units;        /* of all streams; above it each has the small window */
+    uint64_t window_units; /* of a stream: sent and not acknowledged */
+    uint64_t all_units;    /* of all streams; above it each has the small window */
     uint64_t small_window_units;
-    uint64_t stall_ms;         /* without an acknowledgement, then its watchers are canceled */
+    uint64_t stall_ms; /* without an acknowledgement, then its watchers are canceled */
 };
 
 struct watch_hub *watch_hub_new(const struct watch_hub_args *args);

@@ -16,15 +16,15 @@
 #include "lib/util/xmalloc.h"
 
 enum {
-    MESSAGE_EVENTS_MAX = 4096,       /* in one message */
-    MESSAGE_HITS_MAX = 1 << 17,      /* of all groups together: a few milliseconds' work */
+    MESSAGE_EVENTS_MAX = 4096,  /* in one message */
+    MESSAGE_HITS_MAX = 1 << 17, /* of all groups together: a few milliseconds' work */
     MESSAGE_RECORD_BYTES = 1 << 20,
-    TABLE_BYTES_MAX = 8 << 20,       /* previous values included */
-    MESSAGE_BYTES_MAX = 16 << 20,    /* with the lists */
-    COHORT_BYTES_MAX = 4 << 20,      /* of one cohort's responses together */
-    LAG_BYTES_MAX = 32 << 20,        /* of events waiting for the link; then everybody falls behind */
-    KEEP_BYTES = 1 << 20,            /* of buffers, between messages */
-    HITS_KEEP = 64,                  /* places a group keeps memory for */
+    TABLE_BYTES_MAX = 8 << 20,    /* previous values included */
+    MESSAGE_BYTES_MAX = 16 << 20, /* with the lists */
+    COHORT_BYTES_MAX = 4 << 20,   /* of one cohort's responses together */
+    LAG_BYTES_MAX = 32 << 20,     /* of events waiting for the link; then everybody falls behind */
+    KEEP_BYTES = 1 << 20,         /* of buffers, between messages */
+    HITS_KEEP = 64,               /* places a group keeps memory for */
     NOT_IN_TABLE = UINT32_MAX,
 };
 
@@ -32,13 +32,16 @@ enum {
 struct chunk {
     struct watch_hub *hub;
     uint64_t from, to;
-    int64_t last;        /* revision */
-    bool only_fall;      /* nothing is sent: whom it concerns falls behind */
-    bool too_large;      /* the table is */
+    int64_t last;   /* revision */
+    bool only_fall; /* nothing is sent: whom it concerns falls behind */
+    bool too_large; /* the table is */
     uint64_t hits;
     struct kv_event event;
     uint32_t plain, with_prev; /* its places in the table */
-    struct { int64_t revision; uint32_t bytes; } *places; /* of the table */
+    struct {
+        int64_t revision;
+        uint32_t bytes;
+    } * places; /* of the table */
     size_t place_cap;
     int result;
 };
@@ -222,7 +225,8 @@ static void give_group(struct chunk *chunk, struct watch_group *g)
     size_t last = chunk->only_fall ? 0 : g->hit_count - 1;
     bool some_late = false;
 
-    LIST_FOREACH_SAFE (it, next, &g->heads) {
+    LIST_FOREACH_SAFE(it, next, &g->heads)
+    {
         struct watch_cohort *c = LIST_ENTRY(it, struct watch_cohort, node);
 
         if (UNLIKELY(!c->joined && c->next > hit_revision(chunk, g, 0)))
@@ -233,7 +237,8 @@ static void give_group(struct chunk *chunk, struct watch_group *g)
     put_group(chunk->hub, g, 0);
     if (LIKELY(!some_late))
         return;
-    LIST_FOREACH_SAFE (it, next, &g->heads) { /* those that start later, in or after these events */
+    LIST_FOREACH_SAFE(it, next, &g->heads)
+    { /* those that start later, in or after these events */
         struct watch_cohort *c = LIST_ENTRY(it, struct watch_cohort, node);
         size_t skip = 0, bytes = g->hit_bytes;
 
@@ -268,8 +273,8 @@ static void give_all(struct chunk *chunk)
     struct list *node;
 
     buf_clear(&hub->slice);
-    LIST_FOREACH (it, &hub->touched)
-        give_group(chunk, LIST_ENTRY(it, struct watch_group, touched_node));
+    LIST_FOREACH(it, &hub->touched)
+    give_group(chunk, LIST_ENTRY(it, struct watch_group, touched_node));
     send_events(hub);
     buf_clear(&hub->slice);
     buf_trim(&hub->slice, KEEP_BYTES);
@@ -324,13 +329,15 @@ static void cancel_compacted(struct watch_hub *hub, int64_t compact_revision)
     void *stream;
 
     hub->compacted = compact_revision;
-    watch_hub_tell_head(hub); /* or, after a restart of ours, a quiet watcher would seem to be late */
+    watch_hub_tell_head(
+        hub); /* or, after a restart of ours, a quiet watcher would seem to be late */
     if (hub->behind_count == 0)
         return;
     while (hmap_next(&hub->streams, &pos, &number, &stream)) {
         struct watch_stream *s = stream;
 
-        LIST_FOREACH_SAFE (it, next, &s->behind) {
+        LIST_FOREACH_SAFE(it, next, &s->behind)
+        {
             struct watch_cohort *c = LIST_ENTRY(it, struct watch_cohort, node);
 
             if (c->next < compact_revision && c->next < floor)

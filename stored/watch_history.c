@@ -20,30 +20,30 @@
 #include "lib/util/xmalloc.h"
 
 enum {
-    SLICE_BYTES = 64 << 10,       /* of one cohort's responses together */
+    SLICE_BYTES = 64 << 10, /* of one cohort's responses together */
     PART_BYTES = 1 << 20,
-    COHORT_BYTES_MAX = 4 << 20,   /* above it, fewer watchers at a time */
-    SLICE_RECORDS = 2000,         /* looked at in one slice */
+    COHORT_BYTES_MAX = 4 << 20, /* above it, fewer watchers at a time */
+    SLICE_RECORDS = 2000,       /* looked at in one slice */
     KEY_PLACES = 256,
-    RANGE_KEYS_MAX = 512,         /* looked up in the index instead of reading the log, */
+    RANGE_KEYS_MAX = 512, /* looked up in the index instead of reading the log, */
     RANGE_PLACES_MAX = 4096,
-    RANGE_REVISIONS_MIN = 512,    /* when the log is longer than this */
+    RANGE_REVISIONS_MIN = 512, /* when the log is longer than this */
 };
 
 enum more {
-    MORE,    /* go on with the next event */
-    STOP,    /* the slice is full; the place is set */
+    MORE, /* go on with the next event */
+    STOP, /* the slice is full; the place is set */
 };
 
 struct slice {
     struct watch_hub *hub;
     struct watch_cohort *c;
-    size_t limit;        /* of buf */
-    size_t records;      /* looked at */
-    int64_t main;        /* revision of the events at hand; 0: none yet */
-    size_t boundary;     /* where its events begin in hub->slice */
-    bool earlier;        /* whole revisions before it were passed in this slice */
-    int64_t next;        /* where it ended */
+    size_t limit;    /* of buf */
+    size_t records;  /* looked at */
+    int64_t main;    /* revision of the events at hand; 0: none yet */
+    size_t boundary; /* where its events begin in hub->slice */
+    bool earlier;    /* whole revisions before it were passed in this slice */
+    int64_t next;    /* where it ended */
     uint32_t next_sub;
 };
 

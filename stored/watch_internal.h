@@ -47,7 +47,7 @@ struct watch_cohort {
     struct watch_group *group;
     struct watch_stream *stream;
     bool at_head;
-    bool joined; /* at the head and in hub.heads: its `next` is hub.head + 1 */
+    bool joined;    /* at the head and in hub.heads: its `next` is hub.head + 1 */
     bool part_open; /* a revision was sent in part */
     int64_t next;   /* at the head and not joined: nothing below it is wanted */
     uint32_t next_sub;
@@ -58,23 +58,23 @@ struct watch_cohort {
 
 struct watch_hub {
     struct watch_hub_args args;
-    int64_t head;     /* the last revision that was dispatched */
-    int64_t told;     /* head as gatewayd knows it */
-    int64_t compacted; /* behind ones were checked against this compact revision */
+    int64_t head;         /* the last revision that was dispatched */
+    int64_t told;         /* head as gatewayd knows it */
+    int64_t compacted;    /* behind ones were checked against this compact revision */
     struct hmap watchers; /* id -> cohort */
     struct hmap streams;
     struct hmap heads; /* group and stream number -> joined cohort */
     struct watch_ranges ranges;
     uint32_t last_group;
     struct list runnable, waiting; /* struct watch_stream.node; waiting: for the engine to write */
-    size_t behind_count; /* watchers */
+    size_t behind_count;           /* watchers */
     uint64_t unacked_units;
     uint64_t now_ms;
 
     /* dispatch */
     struct list touched, fell;
     uint64_t message_events; /* so many revisions' events are looked at for one message */
-    struct buf table; /* events of the message being made */
+    struct buf table;        /* events of the message being made */
     uint32_t table_count;
     struct buf ids, prev, slice;
 };

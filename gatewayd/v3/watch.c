@@ -65,7 +65,7 @@ struct pending {
     struct watcher *watcher;
     int64_t watch_id; /* asked for; 0: any */
     bool progress_notify, fragment;
-    bool canceled;           /* by a request that came meanwhile */
+    bool canceled; /* by a request that came meanwhile */
     const char *refusal;
     int refused; /* not OUT_OK: the caller is not who it says */
 };
@@ -169,7 +169,8 @@ static void flush(void *user)
 
 static struct pending *pending_of(struct watch_call *wc, const struct watcher *w)
 {
-    LIST_FOREACH (it, &wc->pending) {
+    LIST_FOREACH(it, &wc->pending)
+    {
         struct pending *p = LIST_ENTRY(it, struct pending, node);
 
         if (p->watcher == w)
@@ -201,8 +202,8 @@ static void respond_outcome(struct watch_call *wc, int64_t revision, int outcome
 {
     struct grpc_status status = grpc_status_of_outcome(outcome);
     CLEANUP(freep)
-    char *reason = xasprintf("rpc error: code = %s desc = %s", grpc_code_name(status.code),
-                             status.text);
+    char *reason =
+        xasprintf("rpc error: code = %s desc = %s", grpc_code_name(status.code), status.text);
 
     respond_refused(wc, revision, reason);
 }
@@ -223,8 +224,7 @@ static void accept(struct watch_call *wc, struct pending *p, struct watcher *w, 
     hmap_put(&wc->by_id, (uint64_t)w->watch_id, w);
     if (w->progress_notify && wc->progress_count++ == 0)
         start_progress(wc);
-    respond(wc, &(struct response){
-                    .revision = revision, .watch_id = w->watch_id, .created = true});
+    respond(wc, &(struct response){.revision = revision, .watch_id = w->watch_id, .created = true});
 }
 
 static void on_created(void *user, struct watcher *w, int outcome, int64_t revision)
@@ -282,8 +282,8 @@ static void on_canceled(void *user, struct watcher *w, int outcome, int64_t revi
         reason = xasprintf("%s; it can go on at revision %" PRId64, status.text, next);
     } else if (outcome != OUT_OK) {
         status = grpc_status_of_outcome(outcome);
-        reason = xasprintf("rpc error: code = %s desc = %s", grpc_code_name(status.code),
-                           status.text);
+        reason =
+            xasprintf("rpc error: code = %s desc = %s", grpc_code_name(status.code), status.text);
     }
     r.cancel_reason = reason;
     respond(wc, &r);
@@ -478,7 +478,8 @@ static void take_cancel(struct watch_call *wc, struct bytes message)
         watches_cancel(w);
         return;
     }
-    LIST_FOREACH (it, &wc->pending) { /* it may name an id that was asked for just before */
+    LIST_FOREACH(it, &wc->pending)
+    { /* it may name an id that was asked for just before */
         struct pending *p = LIST_ENTRY(it, struct pending, node);
 
         if (id != 0 && p->watch_id == id)
@@ -547,7 +548,11 @@ static void watch(struct grpc_call *call)
 }
 
 struct grpc_method grpc_watch_methods[] = {
-    {.service = "etcdserverpb.Watch", .name = "Watch", .type = GRPC_BIDI_STREAM,
-     .handler = watch, .on_message = on_message, .on_drained = on_drained},
+    {.service = "etcdserverpb.Watch",
+     .name = "Watch",
+     .type = GRPC_BIDI_STREAM,
+     .handler = watch,
+     .on_message = on_message,
+     .on_drained = on_drained},
     {.name = NULL},
 };

@@ -164,8 +164,8 @@ int proto_watch_group_read(struct wire_reader *r, uint32_t event_count,
     for (uint32_t i = 0; i < ret->hits.count; i++) {
         uint32_t hit = proto_watch_id(&ret->hits, i);
 
-        r->bad = r->bad || hit >= event_count ||
-                 (i > 0 && hit <= proto_watch_id(&ret->hits, i - 1));
+        r->bad =
+            r->bad || hit >= event_count || (i > 0 && hit <= proto_watch_id(&ret->hits, i - 1));
     }
     get_ids(r, &ret->ids);
     return r->bad ? -EBADMSG : 0;

@@ -40,8 +40,8 @@ enum {
     PROTO_WATCH_FLAGS = 31,
 };
 enum {
-    PROTO_WATCH_DELIVERY_UNITS = 64,     /* a response around the events */
-    PROTO_WATCH_ACK_STEP_UNITS = 16384,  /* gatewayd acknowledges at least this often */
+    PROTO_WATCH_DELIVERY_UNITS = 64,    /* a response around the events */
+    PROTO_WATCH_ACK_STEP_UNITS = 16384, /* gatewayd acknowledges at least this often */
 };
 
 /* What a delivery of so many event bytes costs its stream. */
@@ -54,8 +54,8 @@ struct proto_watch_create {
     uint32_t stream;
     int64_t start_revision; /* 0: after the current one; may lie in the future */
     uint8_t flags;
-    struct bytes identity; /* as in proto_read */
-    struct bytes key;      /* never empty */
+    struct bytes identity;  /* as in proto_read */
+    struct bytes key;       /* never empty */
     struct bytes range_end; /* empty: one key; "\0": everything from key; else above key */
 };
 void proto_watch_create_encode(struct buf *b, const struct proto_watch_create *m);
@@ -71,11 +71,11 @@ void proto_watch_created_encode(struct buf *b, const struct proto_watch_created 
 int proto_watch_created_decode(struct bytes body, struct proto_watch_created *ret);
 
 struct proto_watch_canceled {
-    bool reply;       /* to a WATCH_CANCEL; else stored's own decision */
-    uint16_t outcome; /* OUT_OK, OUT_COMPACTED, OUT_WATCH_TOO_SLOW */
+    bool reply;               /* to a WATCH_CANCEL; else stored's own decision */
+    uint16_t outcome;         /* OUT_OK, OUT_COMPACTED, OUT_WATCH_TOO_SLOW */
     int64_t revision;         /* the store's */
     int64_t compact_revision; /* OUT_COMPACTED */
-    int64_t next;     /* where the watcher stood: everything below was sent */
+    int64_t next;             /* where the watcher stood: everything below was sent */
 };
 void proto_watch_canceled_encode(struct buf *b, const struct proto_watch_canceled *m);
 int proto_watch_canceled_decode(struct bytes body, struct proto_watch_canceled *ret);

@@ -28,7 +28,7 @@ struct happened {
     int64_t main;
     unsigned int key;
     bool is_delete;
-    unsigned int value;      /* of a put */
+    unsigned int value; /* of a put */
     bool has_prev;
     unsigned int prev_value; /* what was there before */
 };
@@ -441,9 +441,9 @@ static void txn(struct world *w)
             any = any || w->live[key];
         }
     }
-    cr_assert_eq(harness_txn(&w->h, &(struct kv_txn_request){.success = ops,
-                                                             .success_count = count}),
-                 OUT_OK);
+    cr_assert_eq(
+        harness_txn(&w->h, &(struct kv_txn_request){.success = ops, .success_count = count}),
+        OUT_OK);
     w->revision += any;
     for (size_t i = 0; i < count; i++) {
         bool is_put = ops[i].type == KV_OP_PUT;
@@ -523,8 +523,7 @@ static void create(struct world *w, uint32_t id)
                          .start_revision = c->start,
                          .flags = c->flags,
                          .key = KEY(c->key),
-                         .range_end = c->range_end[0] == '\1' ? BYTES_LIT("\0")
-                                                              : KEY(c->range_end),
+                         .range_end = c->range_end[0] == '\1' ? BYTES_LIT("\0") : KEY(c->range_end),
                      });
     cr_assert(c->created);
 }
@@ -978,7 +977,7 @@ Test(watch_ranges, match_what_contains_the_key)
             snprintf(keys[i], sizeof(keys[i]), "k%02u", from);
             snprintf(ends[i], sizeof(ends[i]), "k%02u",
                      from + 1 + (unsigned int)prng_below(&prng, 20));
-            end = prng_below(&prng, 5) == 0 ? BYTES_LIT("\0")
+            end = prng_below(&prng, 5) == 0   ? BYTES_LIT("\0")
                   : prng_below(&prng, 3) == 0 ? BYTES_EMPTY
                                               : bytes_str(ends[i]);
             ranges[i] = watch_ranges_get(&r, bytes_str(keys[i]), end);

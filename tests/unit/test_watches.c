@@ -117,8 +117,8 @@ static void say_created(uint64_t id, int outcome, bool at_head, int64_t revision
 {
     struct buf b = BUF_INIT;
 
-    proto_watch_created_encode(&b, &(struct proto_watch_created){(uint16_t)outcome, at_head,
-                                                                 revision, next});
+    proto_watch_created_encode(
+        &b, &(struct proto_watch_created){(uint16_t)outcome, at_head, revision, next});
     say(PROTO_WATCH_CREATED, id, &b);
 }
 
@@ -149,9 +149,9 @@ static void say_history(uint32_t id, int64_t next, bool at_head, bool more, cons
 {
     struct buf b = BUF_INIT;
 
-    proto_watch_history_begin(&b, &(struct proto_watch_history){
-                                      .next = next, .revision = 50, .at_head = at_head,
-                                      .more = more});
+    proto_watch_history_begin(&b,
+                              &(struct proto_watch_history){
+                                  .next = next, .revision = 50, .at_head = at_head, .more = more});
     proto_watch_ids_put(&b, &id, 1);
     buf_append_bytes(&b, bytes_str(events));
     say(PROTO_WATCH_HISTORY, 0, &b);
@@ -206,8 +206,8 @@ static void end(void)
 
 static struct watcher *create(int64_t start)
 {
-    return watches_create(stream, &(struct watches_create_args){.key = BYTES_LIT("k"),
-                                                                .start_revision = start});
+    return watches_create(
+        stream, &(struct watches_create_args){.key = BYTES_LIT("k"), .start_revision = start});
 }
 
 TestSuite(watches, .init = begin, .fini = end);
@@ -220,7 +220,10 @@ Test(watches, goes_on_after_a_restart)
     static const struct {
         const char *name;
         int64_t start;
-        struct { enum act act; int64_t revision; } acts[4];
+        struct {
+            enum act act;
+            int64_t revision;
+        } acts[4];
         int64_t want;
     } rows[] = {
         {"not yet created: as asked for", 0, {{NOTHING, 0}}, 0},
@@ -430,9 +433,9 @@ Test(watches, what_is_consumed_is_acknowledged_in_steps)
 /* Nothing of this is an event, and none of it does harm. */
 Test(watches, malformed_messages)
 {
-    static const uint16_t types[] = {PROTO_WATCH_CREATED, PROTO_WATCH_CANCELED, PROTO_WATCH_EVENTS,
-                                     PROTO_WATCH_HISTORY, PROTO_WATCH_BEHIND, PROTO_WATCH_HEAD,
-                                     PROTO_WATCH_PROGRESSED, PROTO_WATCH_CLOSED};
+    static const uint16_t types[] = {
+        PROTO_WATCH_CREATED, PROTO_WATCH_CANCELED, PROTO_WATCH_EVENTS,     PROTO_WATCH_HISTORY,
+        PROTO_WATCH_BEHIND,  PROTO_WATCH_HEAD,     PROTO_WATCH_PROGRESSED, PROTO_WATCH_CLOSED};
     uint32_t id = create(0)->number;
 
     say_created(id, OUT_OK, true, 10, 11);
