@@ -512,6 +512,38 @@ Test(kv, members)
     }
 }
 
+Test(kv, downgrade)
+{
+    Etcdserverpb__DowngradeResponse *answer;
+
+    cr_expect_eq(harness_apply(&h, PROTO_KIND_DOWNGRADE, BYTES_LIT("3.6.0")),
+                 OUT_CLUSTER_VERSION_UNAVAILABLE);
+    cr_expect_eq(harness_apply(&h, PROTO_KIND_CLUSTER_VERSION, BYTES_LIT("3.7.0/3.6.0")),
+                 OUT_MALFORMED);
+    cr_expect_eq(harness_apply(&h, PROTO_KIND_CLUSTER_VERSION, BYTES_LIT("3.7.0")), OUT_OK);
+    cr_expect_eq(kv_downgrade(h.kv).len, 0);
+    cr_expect_eq(harness_apply(&h, PROTO_KIND_DOWNGRADE, BYTES_EMPTY), OUT_NO_INFLIGHT_DOWNGRADE);
+    cr_expect_eq(harness_apply(&h, PROTO_KIND_DOWNGRADE, BYTES_LIT("3.5.0")),
+                 OUT_INVALID_DOWNGRADE_TARGET);
+    cr_expect_eq(harness_apply(&h, PROTO_KIND_DOWNGRADE, BYTES_LIT("3.6.0")), OUT_OK);
+    answer = etcdserverpb__downgrade_response__unpack(NULL, h.answer.len, h.answer.data);
+    cr_assert_not_null(answer);
+    cr_expect_str_eq(answer->version, "3.7");
+    cr_expect_eq(answer->header->revision, 1);
+    etcdserverpb__downgrade_response__free_unpacked(answer, NULL);
+    cr_expect_eq(harness_apply(&h, PROTO_KIND_DOWNGRADE, BYTES_LIT("3.6.0")),
+                 OUT_DOWNGRADE_IN_PROGRESS);
+
+    harness_close(&h);
+    engine_mem_kill(h.engine);
+    cr_assert_eq(harness_open(&h), 0);
+    cr_expect(bytes_eq(kv_cluster_version(h.kv), BYTES_LIT("3.7.0")));
+    cr_expect(bytes_eq(kv_downgrade(h.kv), BYTES_LIT("3.6.0")));
+    cr_expect_eq(harness_apply(&h, PROTO_KIND_DOWNGRADE, BYTES_EMPTY), OUT_OK);
+    cr_expect(bytes_eq(kv_cluster_version(h.kv), BYTES_LIT("3.7.0")));
+    cr_expect_eq(kv_downgrade(h.kv).len, 0);
+}
+
 /* ---- transactions ---- */
 
 #define OPS(...)                                                                                   \
