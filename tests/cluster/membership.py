@@ -7,7 +7,7 @@ import subprocess
 import grpc
 from etcd3.etcdrpc import rpc_pb2 as pb
 
-from harness import Cluster, Failure, Member, until
+from harness import Cluster, Failure, Member, free_port, until
 from load import Load
 from tests import finish, test
 
@@ -163,6 +163,29 @@ def removed_while_down(target):
         cluster.check_equal()
         cluster.stop()
         return "it ended, and n4 took its place"
+
+
+@test("members-new-address", 20)
+def new_address(target):
+    """A member moves to another peer URL: member update, then a restart there, under load."""
+    with Cluster(target, 3).start() as cluster:
+        leader = cluster.wait_leader()
+        m = next(m for m in cluster.members if m is not leader)
+        rest = [o for o in cluster.members if o is not m]
+        with Load(rest) as load:
+            load.wait_more(50)
+            m.peer_port = free_port()
+            m.peer_url = f"http://127.0.0.1:{m.peer_port}"
+            refused(leader, "Peer URLs already exists", "member", "update", ids(leader)[m.name],
+                    f"--peer-urls={leader.peer_url}")
+            ctl(leader, "member", "update", ids(leader)[m.name], f"--peer-urls={m.peer_url}")
+            m.stop()
+            m.start()
+            m.wait_healthy()
+            load.wait_more(50)
+            if m.peer_url not in ctl(m, "member", "list"):
+                raise Failure(ctl(m, "member", "list"))
+            return finish(cluster, load)
 
 
 @test("leadership-moved", 10)
