@@ -50,7 +50,7 @@ static const struct grpc_status table[OUT_COUNT] = {
     [OUT_CLUSTER_ID_MISMATCH] = {GRPC_FAILED_PRECONDITION, "etcdserver: cluster ID mismatch"},
 
     [OUT_REQUEST_TOO_LARGE] = {GRPC_INVALID_ARGUMENT, "etcdserver: request is too large"},
-    [OUT_TOO_MANY_REQUESTS] = {GRPC_RESOURCE_EXHAUSTED, "etcdserver: too many requests"},
+    [OUT_TOO_MANY_REQUESTS] = {GRPC_UNKNOWN, "etcdserver: too many requests"}, /* likewise */
     [OUT_NO_LEADER] = {GRPC_UNAVAILABLE, "etcdserver: no leader"},
     [OUT_NOT_LEADER] = {GRPC_FAILED_PRECONDITION, "etcdserver: not leader"},
     [OUT_LEADER_CHANGED] = {GRPC_UNAVAILABLE, "etcdserver: leader changed"},
