@@ -201,3 +201,27 @@ Test(peer_msg, nng_url)
         free(nng);
     }
 }
+
+Test(peer_msg, forwarded_questions_carry_anything)
+{
+    struct buf a = BUF_INIT, b = BUF_INIT;
+    struct peer_forward q;
+    struct peer_forward_reply p;
+
+    peer_forward_encode(&a, &(struct peer_forward){.call_id = 7, .body = BYTES_LIT("question")});
+    cr_assert_eq(peer_forward_decode(buf_bytes(&a), &q), 0);
+    cr_expect_eq(q.call_id, 7);
+    cr_expect(bytes_eq(q.body, BYTES_LIT("question")));
+    peer_forward_reply_encode(
+        &b, &(struct peer_forward_reply){.call_id = 8, .outcome = 3, .body = BYTES_LIT("answer")});
+    cr_assert_eq(peer_forward_reply_decode(buf_bytes(&b), &p), 0);
+    cr_expect_eq(p.call_id, 8);
+    cr_expect_eq(p.outcome, 3);
+    cr_expect(bytes_eq(p.body, BYTES_LIT("answer")));
+    for (size_t cut = 0; cut < sizeof(q.call_id); cut++)
+        cr_expect_neq(peer_forward_decode(bytes_of(a.data, cut), &q), 0);
+    for (size_t cut = 0; cut < sizeof(p.call_id) + sizeof(p.outcome); cut++)
+        cr_expect_neq(peer_forward_reply_decode(bytes_of(b.data, cut), &p), 0);
+    buf_fini(&a);
+    buf_fini(&b);
+}
