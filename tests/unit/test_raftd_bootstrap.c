@@ -184,7 +184,7 @@ Test(members, changes)
         {PROTO_CONF_UPDATE, 3, "http://c:2", OUT_MEMBER_NOT_FOUND},
         {PROTO_CONF_REMOVE, 1, "", 0},
         {PROTO_CONF_REMOVE, 1, "", OUT_MEMBER_NOT_FOUND},
-        {PROTO_CONF_ADD_VOTER, 1, "http://a:9", OUT_MEMBER_EXIST}, /* ids are used once */
+        {PROTO_CONF_ADD_VOTER, 1, "http://a:9", OUT_MEMBER_NOT_FOUND}, /* used once; as etcd answers */
         {PROTO_CONF_ADD_VOTER, 3, "http://a:1", 0}, /* URLs of the removed are free */
     };
     struct raftd_members m = {0}, again = {0};
