@@ -40,6 +40,10 @@ struct worker {
 static const char usage_text[] =
     "usage: conclave-bench [options]\n"
     "  --endpoints LIST      host:port,... (default 127.0.0.1:2379); connections go round robin\n"
+    "  --cacert FILE         TLS, trusting the authorities in FILE; https:// in LIST alone trusts "
+    "the\n"
+    "                        system's\n"
+    "  --cert FILE, --key FILE   a client certificate\n"
     "  --workload NAME       put, put-one, get, get-serializable, range, count, txn, mixed,\n"
     "                        lease-grant, lease-keepalive, watch-fanout, watch-idle (default "
     "put)\n"
@@ -94,8 +98,12 @@ static void parse_endpoints(struct load_options *o, const char *text)
         struct load_endpoint *e = &o->endpoints[o->endpoint_count];
         char *colon;
 
-        if (strncmp(one, "http://", 7) == 0)
+        if (strncmp(one, "http://", 7) == 0) {
             one += 7;
+        } else if (strncmp(one, "https://", 8) == 0) {
+            one += 8;
+            o->tls = true;
+        }
         colon = strrchr(one, ':');
         if (colon == NULL || (size_t)(colon - one) >= sizeof(e->host))
             fail_usage("--endpoints: not host:port", one);
@@ -115,6 +123,9 @@ static void parse_options(struct bench_options *b, int argc, char **argv)
 {
     static const struct option options[] = {
         {"endpoints", required_argument, NULL, 'e'},
+        {"cacert", required_argument, NULL, 'A'},
+        {"cert", required_argument, NULL, 'C'},
+        {"key", required_argument, NULL, 'K'},
         {"workload", required_argument, NULL, 'w'},
         {"connections", required_argument, NULL, 'c'},
         {"streams", required_argument, NULL, 'm'},
@@ -156,6 +167,16 @@ static void parse_options(struct bench_options *b, int argc, char **argv)
         switch (c) {
         case 'e':
             parse_endpoints(o, optarg);
+            break;
+        case 'A':
+            o->tls = true;
+            o->ca_file = optarg;
+            break;
+        case 'C':
+            o->cert_file = optarg;
+            break;
+        case 'K':
+            o->key_file = optarg;
             break;
         case 'w':
             if (!workload_parse(optarg, &o->workload.kind))

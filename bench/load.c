@@ -2,12 +2,15 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 #include "lib/http/http_client.h"
 #include "lib/loop/loop.h"
+#include "lib/tls/tls.h"
 #include "lib/util/list.h"
 #include "lib/util/xmalloc.h"
 
@@ -37,6 +40,7 @@ struct load {
     const struct load_options *options;
     struct load_result *result;
     struct loop *loop;
+    struct tls_context *tls;
     struct workload workload;
     struct conn *conns;
     struct list idle; /* slots of live connections */
@@ -176,6 +180,8 @@ static void on_disconnected(void *user, struct http_client *client, int error)
     struct load *l = c->load;
 
     c->client = NULL;
+    if (!l->running && *http_client_tls_error(client) != '\0')
+        fprintf(stderr, "conclave-bench: %s\n", http_client_tls_error(client));
     http_client_free(client);
     for (size_t i = 0; i < l->options->streams; i++)
         list_remove(&c->slots[i].link);
@@ -192,8 +198,8 @@ static void on_disconnected(void *user, struct http_client *client, int error)
 static void conn_open(void *user)
 {
     static const struct http_client_handler handler = {on_connected, on_disconnected};
-    static const struct http_client_options options = {.version = HTTP_VERSION_2};
     struct conn *c = user;
+    const struct http_client_options options = {.version = HTTP_VERSION_2, .tls = c->load->tls};
 
     c->client = http_client_connect(c->load->loop, c->endpoint->host, c->endpoint->port, &options,
                                     &handler, c);
@@ -269,6 +275,25 @@ static void on_stop(void *user)
         loop_stop(l->loop); /* closing the connections counts them as broken */
 }
 
+int load_tls_new(const struct load_options *options, struct tls_context **ret)
+{
+    char *error = NULL;
+    int r;
+
+    *ret = NULL;
+    if (!options->tls)
+        return 0;
+    r = tls_context_new(&(struct tls_args){.role = TLS_CLIENT,
+                                           .ca_file = options->ca_file,
+                                           .cert_file = options->cert_file,
+                                           .key_file = options->key_file},
+                        ret, &error);
+    if (r != 0)
+        fprintf(stderr, "conclave-bench: %s\n", error != NULL ? error : strerror(-r));
+    free(error);
+    return r;
+}
+
 uint64_t load_cpu_ns(void)
 {
     struct rusage u;
@@ -309,6 +334,9 @@ int load_run(const struct load_options *options, void (*go)(void *user), void *u
     memset(ret, 0, sizeof(*ret));
     assert(options->connections > 0);
     assert(options->streams > 0);
+    r = load_tls_new(options, &l.tls);
+    if (r != 0)
+        return r;
     l.loop = loop_new();
     list_init(&l.idle);
     workload_init(&l.workload, &options->workload);
@@ -328,6 +356,7 @@ int load_run(const struct load_options *options, void (*go)(void *user), void *u
         close(l.tick_fd);
     loop_timer_free(l.stop);
     loop_free(l.loop);
+    tls_context_free(l.tls);
     workload_fini(&l.workload);
     return r;
 }

@@ -17,6 +17,8 @@ enum {
     LOAD_STUCK_MS = 15 * 1000, /* after the end: what has no answer by then counts as broken */
 };
 
+struct tls_context;
+
 struct load_endpoint {
     char host[64];
     uint16_t port;
@@ -31,6 +33,9 @@ struct load_options {
     uint64_t total;    /* requests; 0: duration_ns */
     uint64_t duration_ns;
     double rate; /* per second; 0: closed loop */
+    bool tls;
+    const char *ca_file;              /* with tls: NULL: the system's authorities */
+    const char *cert_file, *key_file; /* of a client certificate; or NULL */
     struct workload_options workload;
 };
 
@@ -48,6 +53,8 @@ struct load_result {
  * negative errno when it could not connect (go is not called). */
 int load_run(const struct load_options *options, void (*go)(void *user), void *user,
              struct load_result *ret);
+/* For what connects: NULL in *ret without options->tls. 0, or a negative errno after saying why. */
+int load_tls_new(const struct load_options *options, struct tls_context **ret);
 uint64_t load_cpu_ns(void); /* of this process so far */
 
 #endif

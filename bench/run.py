@@ -18,6 +18,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -71,47 +72,96 @@ def free_ports(count):
     return ports
 
 
-class Cluster:
-    """Running members of one server."""
+class Certificates:
+    """An authority and a certificate of 127.0.0.1, for servers and their peers."""
 
-    def __init__(self, server, members, directory, extra):
+    CONFIG = """
+[req]
+distinguished_name = name
+prompt = no
+x509_extensions = authority
+[name]
+CN = conclave-bench
+[authority]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[member]
+basicConstraints = CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth, clientAuth
+subjectAltName = IP:127.0.0.1, DNS:localhost
+"""
+
+    def __init__(self, directory):
+        os.makedirs(directory, exist_ok=True)
+        self.ca, self.cert, self.key = (os.path.join(directory, n) for n in ("ca.pem", "cert.pem", "key.pem"))
+        config, ca_key, request = (os.path.join(directory, n) for n in ("openssl.cnf", "ca.key", "cert.csr"))
+        with open(config, "w") as f:
+            f.write(self.CONFIG)
+        new = ["req", "-config", config, "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        for command in (new + ["-x509", "-days", "7", "-keyout", ca_key, "-out", self.ca],
+                        new + ["-subj", "/CN=member", "-keyout", self.key, "-out", request],
+                        ["x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial",
+                         "-days", "7", "-extfile", config, "-extensions", "member", "-out", self.cert]):
+            out = subprocess.run(["openssl"] + command, capture_output=True, text=True)
+            if out.returncode != 0:
+                raise RuntimeError(f"openssl {' '.join(command)}: {out.stderr.strip()}")
+
+    def flags(self):
+        return ["--cert-file", self.cert, "--key-file", self.key, "--peer-cert-file", self.cert,
+                "--peer-key-file", self.key, "--peer-trusted-ca-file", self.ca]
+
+
+class Cluster:
+    """Running members of one server; certificates: with TLS for clients and peers."""
+
+    def __init__(self, server, members, directory, extra, certificates=None, split_http=False):
+        self.certificates = certificates
+        self.split_http = split_http
+        self.scheme = "https" if certificates else "http"
         self.server = server
         self.members = members
         self.directory = directory
         self.extra = extra
         self.processes = []
         self.endpoints = []
+        self.http_endpoints = []  # where /health is
 
     def start(self):
-        ports = free_ports(2 * self.members)
-        clients, peers = ports[:self.members], ports[self.members:]
-        initial = ",".join(f"m{i}=http://127.0.0.1:{p}" for i, p in enumerate(peers))
+        ports = free_ports(3 * self.members)
+        clients, peers, http = (ports[i * self.members:(i + 1) * self.members] for i in range(3))
+        initial = ",".join(f"m{i}={self.scheme}://127.0.0.1:{p}" for i, p in enumerate(peers))
         os.makedirs(self.directory, exist_ok=True)
         for i in range(self.members):
-            client, peer = f"http://127.0.0.1:{clients[i]}", f"http://127.0.0.1:{peers[i]}"
+            client, peer = f"{self.scheme}://127.0.0.1:{clients[i]}", f"{self.scheme}://127.0.0.1:{peers[i]}"
             command = [
                 self.server.path, "--name", f"m{i}", "--data-dir", f"{self.directory}/m{i}",
                 "--listen-client-urls", client, "--advertise-client-urls", client,
                 "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
                 "--initial-cluster", initial, "--initial-cluster-state", "new",
                 "--quota-backend-bytes", str(8 << 30),
-            ] + self.extra
+            ] + (self.certificates.flags() if self.certificates else []) + self.extra
+            if self.split_http:
+                command += ["--listen-client-http-urls", f"{self.scheme}://127.0.0.1:{http[i]}"]
             log = open(f"{self.directory}/m{i}.log", "wb")
             self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
             log.close()
             self.endpoints.append(f"127.0.0.1:{clients[i]}")
+            self.http_endpoints.append(f"127.0.0.1:{http[i] if self.split_http else clients[i]}")
         self.wait_healthy()
 
     def wait_healthy(self):
         end = time.monotonic() + HEALTH_S
-        for endpoint in self.endpoints:
+        context = ssl.create_default_context(cafile=self.certificates.ca) if self.certificates else None
+        for endpoint in self.http_endpoints:
             while True:
                 for i, p in enumerate(self.processes):
                     if p.poll() is not None:
                         raise RuntimeError(f"{self.server.name} m{i} ended with status {p.returncode}: "
                                            + self.log_tail(i))
                 try:
-                    with urllib.request.urlopen(f"http://{endpoint}/health", timeout=2) as r:
+                    with urllib.request.urlopen(f"{self.scheme}://{endpoint}/health", timeout=2, context=context) as r:
                         if b"true" in r.read():
                             break
                 except OSError:
@@ -204,8 +254,13 @@ def disk_mb(directory):
 
 # ---- load ----
 
+def bench_command(args, cluster):
+    return ([args.bench, "--json", "--endpoints", ",".join(cluster.endpoints)]
+            + (["--cacert", cluster.certificates.ca] if cluster.certificates else []))
+
+
 def bench(args, cluster, options):
-    command = [args.bench, "--json", "--endpoints", ",".join(cluster.endpoints)] + options
+    command = bench_command(args, cluster) + options
     before = cluster.cpu_s()
     out = subprocess.run(command, capture_output=True, text=True)
     after = cluster.cpu_s()
@@ -229,8 +284,8 @@ def watcher_memory(args, cluster):
     """What the servers' memory grows by while watchers are there and nothing happens."""
     time.sleep(args.settle)
     before = cluster.memory()
-    command = [args.bench, "--json", "--endpoints", ",".join(cluster.endpoints), "--workload", "watch-idle",
-               "--watchers", str(args.watchers), "--connections", str(args.watch_connections)]
+    command = bench_command(args, cluster) + ["--workload", "watch-idle", "--watchers", str(args.watchers),
+                                              "--connections", str(args.watch_connections)]
     p = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         ready = p.stdout.readline()
@@ -270,7 +325,7 @@ def h2load(args, cluster, workload, connections, streams, requests):
         f.flush()
         command = ["h2load", "-n", str(requests), "-c", str(connections), "-m", str(streams), "-t", "1",
                    "-d", f.name, "-H", "content-type: application/grpc", "-H", "te: trailers",
-                   f"http://{cluster.endpoints[0]}{path}"]
+                   f"{cluster.scheme}://{cluster.endpoints[0]}{path}"]
         before = cluster.cpu_s()
         out = subprocess.run(command, capture_output=True, text=True)
         after = cluster.cpu_s()
@@ -281,10 +336,10 @@ def h2load(args, cluster, workload, connections, streams, requests):
     return {"rate": float(rate.group(1)), "server_cpu_us": (after - before) * 1e6 / requests}
 
 
-def run_server(args, server, members, directory):
+def run_server(args, server, members, directory, certificates):
     """Everything for one fresh cluster: a dict of row name -> numbers."""
     rows = {}
-    cluster = Cluster(server, members, directory, args.extra)
+    cluster = Cluster(server, members, directory, args.extra, certificates, args.split_http)
     seconds = str(args.seconds)
     common = ["--key-space", str(args.keys), "--value-size", str(args.value_size)]
 
@@ -439,7 +494,9 @@ def report(args, results, servers):
     lines += [f"{m['date']}, {m['processors']} processors ({m['model']}), Linux {m['kernel']}; "
               f"{args.rounds} rounds in turn, medians; {args.seconds} s per workload; values of "
               f"{args.value_size} bytes, {args.keys} keys. CPU is that of all server processes together, "
-              "per request. Servers and load generator share the machine. Of watch fan-out, rate and CPU are those "
+              "per request. Servers and load generator share the machine. "
+              + ("TLS for clients and peers. " if args.tls else "")
+              + ("Ports for HTTP of their own. " if args.split_http else "") + "Of watch fan-out, rate and CPU are those "
               "of delivered events, p50 and p99 the time from a put to its last delivery.", ""]
     lines += [f"- {s.name}: {s.version()}" for s in servers] + [""]
     for members in args.members:
@@ -507,6 +564,9 @@ def parse_args():
     p.add_argument("--etcd", metavar="PATH", action="append", help="etcd binary, may be repeated")
     p.add_argument("--server", metavar="NAME=PATH", action="append", default=[],
                    help="instead of the two above: any programs with etcd's flags; ratios are of the first")
+    p.add_argument("--tls", action="store_true", help="TLS for clients and peers, certificates made by openssl")
+    p.add_argument("--split-http", action="store_true",
+                   help="gRPC and HTTP on ports of their own, with which etcd is faster over TLS")
     p.add_argument("--extra", metavar="FLAG", action="append", default=[], help="flag for every server")
     p.add_argument("--bench", default=find_bench(), help="path of conclave-bench")
     p.add_argument("--members", type=int, action="append", choices=(1, 3, 5), help="default 1 and 3")
@@ -550,12 +610,13 @@ def main():
     base = tempfile.mkdtemp(prefix="conclave-bench-", dir=args.dir or "/var/tmp")
     results = {str(m): {s.name: [] for s in servers} for m in args.members}
     try:
+        certificates = Certificates(os.path.join(base, "tls")) if args.tls else None
         for members in args.members:
             for i in range(args.rounds):
                 for server in servers:
                     say(f"round {i + 1}, {members} member(s), {server.name}")
                     results[str(members)][server.name].append(
-                        run_server(args, server, members, os.path.join(base, "data")))
+                        run_server(args, server, members, os.path.join(base, "data"), certificates))
     finally:
         shutil.rmtree(base, ignore_errors=True)
     report(args, results, servers)

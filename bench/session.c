@@ -1,9 +1,11 @@
 #include "bench/session.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include "lib/http/http_client.h"
 #include "lib/loop/loop.h"
+#include "lib/tls/tls.h"
 #include "lib/util/xmalloc.h"
 
 enum {
@@ -20,18 +22,25 @@ static void on_disconnected(void *user, struct http_client *client, int error)
     struct session_client *c = user;
 
     c->client = NULL;
+    if (*http_client_tls_error(client) != '\0')
+        fprintf(stderr, "conclave-bench: %s\n", http_client_tls_error(client));
     http_client_free(client);
 }
 
 int session_open(struct session *s, const struct load_options *options, size_t connections)
 {
     static const struct http_client_handler handler = {.on_disconnected = on_disconnected};
-    const struct http_client_options how = {.version = HTTP_VERSION_2};
+    struct http_client_options how = {.version = HTTP_VERSION_2};
+    int r;
 
     *s = (struct session){.options = options};
     s->loop = loop_new();
     s->clients = xcalloc(connections, sizeof(*s->clients));
     s->client_count = connections;
+    r = load_tls_new(options, &s->tls);
+    if (r != 0)
+        return r;
+    how.tls = s->tls;
     for (size_t i = 0; i < connections; i++) {
         const struct load_endpoint *e = &options->endpoints[i % options->endpoint_count];
         struct session_client *c = &s->clients[i];
@@ -50,6 +59,7 @@ void session_close(struct session *s)
     free(s->clients);
     loop_timer_free(s->stop);
     loop_free(s->loop);
+    tls_context_free(s->tls);
 }
 
 struct http_client *session_client(const struct session *s, size_t i)

@@ -15,6 +15,7 @@ struct session_client;
 struct session {
     const struct load_options *options;
     struct loop *loop;
+    struct tls_context *tls;
     struct session_client *clients;
     size_t client_count;
     struct loop_timer *stop;
