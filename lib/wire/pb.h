@@ -106,7 +106,7 @@ struct pb_reader {
 
 static inline struct pb_reader pb_reader(struct bytes v)
 {
-    return (struct pb_reader){v.data, v.data + v.len, false};
+    return (struct pb_reader){v.data, v.len > 0 ? v.data + v.len : v.data, false};
 }
 
 /* Next field; false at the end or on malformed input, then r->bad tells which. */

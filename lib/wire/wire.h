@@ -56,7 +56,7 @@ struct wire_reader {
 
 static inline struct wire_reader wire_reader(struct bytes v)
 {
-    return (struct wire_reader){v.data, v.data + v.len, false};
+    return (struct wire_reader){v.data, v.len > 0 ? v.data + v.len : v.data, false};
 }
 
 static inline bool wire_take(struct wire_reader *r, void *out, size_t len)
