@@ -20,6 +20,7 @@
 #include <string.h>
 #include "gatewayd/backend.h"
 #include "gatewayd/gatewayd.h"
+#include "lib/loop/loop.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
@@ -28,7 +29,7 @@
 
 enum {
     TOKEN_LETTERS = 16,
-    LOGIN_TRIES = 10,
+    LOGIN_RETRY_MS = 5000, /* while auth keeps changing */
     LOGIN_TOKEN_FIELD = 2, /* AuthenticateResponse.token */
     /* AuthUserAddRequest, AuthUserChangePasswordRequest */
     USER_NAME = 1,
@@ -156,7 +157,6 @@ static void user_change_password(struct grpc_call *call)
 /* ---- logging in ---- */
 
 struct login_state {
-    unsigned int tries;
     char letters[TOKEN_LETTERS];
     uint8_t digest[SHA256_DIGEST_LENGTH];
     struct buf stamp;
@@ -186,9 +186,9 @@ static void reply_token(struct grpc_call *call, struct bytes response, struct by
 /* Auth changed between the check of the password and the token. */
 static bool try_again(struct grpc_call *call, int outcome)
 {
-    struct login_state *l = call->state;
+    uint64_t took_ns = loop_now_ns(call->gw->loop) - call->started_ns;
 
-    if (outcome != OUT_AUTH_OLD_REVISION || ++l->tries >= LOGIN_TRIES)
+    if (outcome != OUT_AUTH_OLD_REVISION || took_ns > (uint64_t)LOGIN_RETRY_MS * 1000000)
         return false;
     start_login(call);
     return true;

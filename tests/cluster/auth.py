@@ -496,8 +496,8 @@ def auth_under_load(target):
         root = Caller(cluster.members[0], login(boss, "root", "pw-root"))
         stop, done, bad = threading.Event(), [0, 0], []
 
-        def writer(member, user, key, may):
-            token, count = login(Caller(member), user, "pw-" + user), 0
+        def writer(member, user, key, may, token):
+            count = 0
             while not stop.is_set():
                 count += 1
                 outcome, _ = Caller(member, token).call(KV + "Put", msg((1, key), (2, str(count))))
@@ -514,7 +514,8 @@ def auth_under_load(target):
                 elif outcome not in (OK, DENIED):
                     bad.append(f"{user}: {outcome}")
 
-        threads = [threading.Thread(target=writer, args=args) for args in (
+        threads = [threading.Thread(target=writer, args=(*args, login(boss, args[1], "pw-" + args[1])))
+                   for args in (
             (cluster.members[1], "rwuser", "a-load", True),
             (cluster.members[2], "both", "a-load2", True),
             (cluster.members[1], "rouser", "a-forbidden", False))]
