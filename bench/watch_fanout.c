@@ -56,7 +56,17 @@ struct watch_fanout {
     struct loop_io *tick;
     bool running;
     bool failed;
+    size_t failed_as; /* gRPC's outcome */
 };
+
+/* A put or a watch failed: such a run is not one to measure, it ends here. */
+static void fail(struct watch_fanout *w, size_t outcome)
+{
+    if (!w->failed)
+        w->failed_as = outcome != 0 ? outcome : GRPC_BROKEN;
+    w->failed = true;
+    loop_stop(w->session.loop);
+}
 
 static bool may_issue(const struct watch_fanout *w, uint64_t now_ns)
 {
@@ -69,17 +79,14 @@ static bool may_issue(const struct watch_fanout *w, uint64_t now_ns)
 
 static void check_end(struct watch_fanout *w, uint64_t now_ns)
 {
-    if (w->failed || (w->under_way == 0 && !may_issue(w, now_ns)) ||
-        session_stuck(&w->session, now_ns))
+    if ((w->under_way == 0 && !may_issue(w, now_ns)) || session_stuck(&w->session, now_ns))
         loop_stop(w->session.loop);
 }
 
-static void put_end(struct watch_fanout *w, struct fanout_put *p, size_t outcome, uint64_t now_ns)
+static void put_delivered(struct watch_fanout *w, struct fanout_put *p, uint64_t now_ns)
 {
-    w->result->outcomes[outcome]++;
-    if (outcome == 0)
-        histogram_add(&w->result->latency, now_ns - p->due_ns);
-    p->left = 0;
+    w->result->outcomes[0]++;
+    histogram_add(&w->result->latency, now_ns - p->due_ns);
     w->under_way--;
     w->last_ns = now_ns;
 }
@@ -100,10 +107,8 @@ static void put_send(struct watch_fanout *w, uint64_t due_ns)
     w->issued++;
     w->under_way++;
     if (client == NULL ||
-        grpc_call_start(client, PATH_PUT, buf_bytes(&w->request), false, &handler, w) == NULL) {
-        put_end(w, p, GRPC_BROKEN, loop_clock_ns());
-        w->failed = true;
-    }
+        grpc_call_start(client, PATH_PUT, buf_bytes(&w->request), false, &handler, w) == NULL)
+        fail(w, GRPC_BROKEN);
 }
 
 static uint64_t period_ns(const struct watch_fanout *w)
@@ -131,12 +136,8 @@ static void on_put_closed(void *user, struct http_call *call, int error)
     struct watch_fanout *w = user;
     size_t outcome = grpc_call_outcome(call, error);
 
-    if (outcome == 0)
-        return;
-    /* which one it was is not known; a run with a failed put is not one to measure */
-    w->result->outcomes[outcome]++;
-    w->failed = true;
-    check_end(w, loop_clock_ns());
+    if (outcome != 0 && w->running)
+        fail(w, outcome);
 }
 
 static void on_tick(void *user, unsigned int events)
@@ -191,7 +192,7 @@ static void on_event(struct watch_fanout *w, struct bytes event)
     if (--p->left != 0)
         return;
     now_ns = loop_clock_ns();
-    put_end(w, p, 0, now_ns);
+    put_delivered(w, p, now_ns);
     issue(w, now_ns);
 }
 
@@ -208,9 +209,7 @@ static void on_response(void *user, struct bytes message)
             if (++w->created == w->session.options->watchers && !w->running)
                 loop_stop(w->session.loop);
         } else if (f.number == 4 && f.value != 0) { /* canceled */
-            w->failed = true;
-            w->result->outcomes[GRPC_BROKEN] += w->running;
-            loop_stop(w->session.loop);
+            fail(w, GRPC_BROKEN);
         }
     }
 }
@@ -226,14 +225,9 @@ static void on_data(void *user, struct http_call *call, struct bytes data)
 static void on_closed(void *user, struct http_call *call, int error)
 {
     struct watch_stream *s = user;
-    size_t outcome = grpc_call_outcome(call, error);
 
     s->call = NULL;
-    if (error == -ECANCELED)
-        return;
-    s->owner->failed = true;
-    s->owner->result->outcomes[outcome == 0 ? GRPC_BROKEN : outcome] += s->owner->running;
-    loop_stop(s->owner->session.loop);
+    fail(s->owner, grpc_call_outcome(call, error));
 }
 
 static void watch_all(struct watch_fanout *w)
@@ -294,7 +288,10 @@ static void run(struct watch_fanout *w)
         loop_run(w->session.loop);
     w->running = false;
     session_end(&w->session, w->last_ns, w->result);
-    w->result->outcomes[GRPC_BROKEN] += w->under_way;
+    if (w->failed)
+        w->result->outcomes[w->failed_as] += MAX(w->under_way, (uint64_t)1);
+    else
+        w->result->outcomes[GRPC_BROKEN] += w->under_way;
 }
 
 static void fanout_close(struct watch_fanout *w)
