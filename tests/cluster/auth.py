@@ -542,6 +542,9 @@ def auth_under_load(target):
         root.must(auth("AuthDisable"), b"")
         if bad:
             raise Failure("\n".join(bad[:10]))
+        for m in cluster.members:
+            until(f"{m.name} is open again",
+                  lambda m=m: Caller(m).call(KV + "Range", rng("z"))[0] == OK)
         cluster.check_equal()
         cluster.stop()
         return f"{done[0]} writes, {done[1]} new logins"
