@@ -21,7 +21,7 @@ struct entry {
     struct auth_cache *cache;
     struct list node; /* in by_use, or in asking */
     uint64_t hash;
-    struct buf claim; /* encoded */
+    struct buf claim;         /* encoded */
     struct auth_stamp *stamp; /* NULL: asked for */
     uint64_t good_until_ns;
     struct list waiters;

@@ -121,8 +121,8 @@ static bool claim_of(const struct grpc_call *call, struct proto_auth_claim *ret)
     name = common_name_of(call);
     if (name == NULL || name[0] == '\0')
         return false;
-    *ret = (struct proto_auth_claim){.type = PROTO_AUTH_CLAIM_COMMON_NAME,
-                                     .value = bytes_str(name)};
+    *ret =
+        (struct proto_auth_claim){.type = PROTO_AUTH_CLAIM_COMMON_NAME, .value = bytes_str(name)};
     return true;
 }
 
@@ -297,7 +297,8 @@ void grpc_auth_run(struct grpc_call *call)
 {
     bool is_stream = call->method->type == GRPC_BIDI_STREAM;
 
-    if (call->method->auth == GRPC_AUTH_OPEN || (is_stream && call->method->auth == GRPC_AUTH_STREAM))
+    if (call->method->auth == GRPC_AUTH_OPEN ||
+        (is_stream && call->method->auth == GRPC_AUTH_STREAM))
         call->method->handler(call);
     else if (!is_stream)
         grpc_auth_resolve(call, on_resolved);

@@ -23,7 +23,8 @@ enum grpc_auth {
     GRPC_AUTH_UNKNOWN, /* no entry: nobody may while auth is enabled */
     GRPC_AUTH_OPEN,    /* anyone: no identity is looked up */
     /* stored decides about each request: call->backend.identity is set, and goes with every
-     * backend_call made for it (copy it to calls of your own). A token that is refused fails the call */
+     * backend_call made for it (copy it to calls of your own). A token that is refused fails the
+     * call */
     GRPC_AUTH_STORED,
     /* a stream in both directions: each message is looked at anew, call->backend.identity is set
      * before on_message, and call->auth_outcome says when the token is refused: the handler reports
@@ -41,8 +42,8 @@ bool grpc_auth_again(struct grpc_call *call, int outcome);
  * once or when it is known who the caller is. */
 void grpc_auth_message(struct grpc_call *call, struct bytes message);
 void grpc_auth_half_close(struct grpc_call *call);
-/* A certificate that would name its user to gRPC does not through the JSON gateway: etcd refuses such
- * requests while auth is enabled rather than ignore it. */
+/* A certificate that would name its user to gRPC does not through the JSON gateway: etcd refuses
+ * such requests while auth is enabled rather than ignore it. */
 bool grpc_auth_name_is_ignored(const struct gatewayd *gw, const struct http_req *req);
 void grpc_auth_end(struct grpc_call *call); /* the call dies */
 

@@ -5,8 +5,7 @@
 #include "lib/proto/outcome.h"
 #include "stored/auth_store.h"
 
-static int check_keys(const struct auth_store *a, struct auth_user *user,
-                      const struct auth_op *op)
+static int check_keys(const struct auth_store *a, struct auth_user *user, const struct auth_op *op)
 {
     const struct auth_ranges *ranges = auth_store_ranges(a, user, op->type == AUTH_OP_WRITE);
 
@@ -35,8 +34,8 @@ int auth_check(const struct auth_store *a, const struct auth_identity *who,
     return OUT_PERMISSION_DENIED;
 }
 
-static int check_read(const struct auth_store *a, const struct auth_identity *who,
-                      struct bytes key, struct bytes range_end)
+static int check_read(const struct auth_store *a, const struct auth_identity *who, struct bytes key,
+                      struct bytes range_end)
 {
     return auth_check(a, who, &(struct auth_op){AUTH_OP_READ, key, range_end});
 }

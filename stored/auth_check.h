@@ -30,7 +30,7 @@ enum auth_op_type {
     AUTH_OP_REFUSED, /* what nobody has thought about */
     AUTH_OP_USER,    /* any user that exists */
     AUTH_OP_ROOT,
-    AUTH_OP_READ,    /* key, range_end as in a RangeRequest */
+    AUTH_OP_READ, /* key, range_end as in a RangeRequest */
     AUTH_OP_WRITE,
 };
 
@@ -50,8 +50,8 @@ struct auth_lease_keys {
     const void *user;
 };
 
-/* Requests, nested txns, both branches, compares and prev_kv included; a lease given needs the right
- * to write what is attached to it (etcd apply/auth.go, later versions for txns). */
+/* Requests, nested txns, both branches, compares and prev_kv included; a lease given needs the
+ * right to write what is attached to it (etcd apply/auth.go, later versions for txns). */
 int auth_check_range(const struct auth_store *a, const struct auth_identity *who,
                      const struct kv_range_request *m);
 int auth_check_put(const struct auth_store *a, const struct auth_identity *who,

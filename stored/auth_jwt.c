@@ -249,9 +249,10 @@ static bool apply_options(struct auth_jwt *j, const struct options *o, char **re
         (o->public_path != NULL && !load_key(j, o->public_path, false, ret_error)))
         return false;
     if (j->private_key == NULL && j->public_key == NULL && j->secret.len == 0) {
-        *ret_error = xasprintf("JWT with %s needs %s", j->algorithm->name,
-                               j->algorithm->family == FAMILY_HMAC ? "priv-key=FILE"
-                                                                   : "priv-key=FILE or pub-key=FILE");
+        *ret_error =
+            xasprintf("JWT with %s needs %s", j->algorithm->name,
+                      j->algorithm->family == FAMILY_HMAC ? "priv-key=FILE"
+                                                          : "priv-key=FILE or pub-key=FILE");
         return false;
     }
     return true;
@@ -317,7 +318,8 @@ static size_t coordinate_bytes(const struct auth_jwt *j)
     return ((size_t)j->algorithm->curve_bits + 7) / 8;
 }
 
-/* JWS has an ECDSA signature as two numbers of fixed size (RFC 7518 section 3.4), OpenSSL as DER. */
+/* JWS has an ECDSA signature as two numbers of fixed size (RFC 7518 section 3.4), OpenSSL as DER.
+ */
 static bool ec_from_der(const struct auth_jwt *j, uint8_t *signature, size_t *len)
 {
     const uint8_t *p = signature;
@@ -377,8 +379,7 @@ static bool sign(const struct auth_jwt *j, struct bytes text, uint8_t *ret, size
     *ret_len = SIGNATURE_BYTES_MAX;
     done = ctx != NULL &&
            EVP_DigestSignInit(ctx, &key_ctx, digest_of(j), NULL, j->private_key) == 1 &&
-           set_padding(j, key_ctx) &&
-           EVP_DigestSign(ctx, ret, ret_len, text.data, text.len) == 1;
+           set_padding(j, key_ctx) && EVP_DigestSign(ctx, ret, ret_len, text.data, text.len) == 1;
     EVP_MD_CTX_free(ctx);
     return done && (j->algorithm->family != FAMILY_EC || ec_from_der(j, ret, ret_len));
 }
@@ -504,8 +505,8 @@ static bool read_claims(const json_t *claims, uint64_t now_s, struct buf *text,
     return true;
 }
 
-bool auth_jwt_verify(const struct auth_jwt *j, struct bytes token, uint64_t now_s,
-                     struct buf *text, struct auth_jwt_claims *ret_claims)
+bool auth_jwt_verify(const struct auth_jwt *j, struct bytes token, uint64_t now_s, struct buf *text,
+                     struct auth_jwt_claims *ret_claims)
 {
     CLEANUP(buf_fini) struct buf signature = BUF_INIT;
     const uint8_t *end = token.data + token.len, *first, *second;

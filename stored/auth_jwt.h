@@ -39,7 +39,7 @@ uint64_t auth_jwt_ttl_s(const struct auth_jwt *j);
 bool auth_jwt_sign(const struct auth_jwt *j, const struct auth_jwt_claims *claims,
                    struct buf *token);
 /* False: not ours, damaged, or expired at now_s. username is appended to `text`. */
-bool auth_jwt_verify(const struct auth_jwt *j, struct bytes token, uint64_t now_s,
-                     struct buf *text, struct auth_jwt_claims *ret_claims);
+bool auth_jwt_verify(const struct auth_jwt *j, struct bytes token, uint64_t now_s, struct buf *text,
+                     struct auth_jwt_claims *ret_claims);
 
 #endif

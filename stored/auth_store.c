@@ -184,9 +184,8 @@ void auth_store_encode(const struct auth_store *a, struct buf *b)
 
 static struct auth_permission *permission_append(struct auth_role *role)
 {
-    role->permissions =
-        insert(role->permissions, &role->permission_count, sizeof(role->permissions[0]),
-               role->permission_count);
+    role->permissions = insert(role->permissions, &role->permission_count,
+                               sizeof(role->permissions[0]), role->permission_count);
     return &role->permissions[role->permission_count - 1];
 }
 

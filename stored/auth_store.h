@@ -45,7 +45,7 @@ struct auth_user {
 struct auth_store {
     bool enabled;
     bool has_key;
-    uint64_t revision; /* from 1 */
+    uint64_t revision;           /* from 1 */
     uint8_t key[AUTH_KEY_BYTES]; /* identities are signed by it */
     struct auth_user *users;
     size_t user_count;

@@ -1,7 +1,7 @@
 /*
- * Simple tokens: who is known by which, and since when nobody has used it. Entries hand them out, so
- * every member knows every token; but they are no state: they are in no checkpoint, no snapshot and
- * no hash, each member lets them expire by its own clock, and they end with the process (as in
+ * Simple tokens: who is known by which, and since when nobody has used it. Entries hand them out,
+ * so every member knows every token; but they are no state: they are in no checkpoint, no snapshot
+ * and no hash, each member lets them expire by its own clock, and they end with the process (as in
  * etcd: clients log in again).
  *
  * A token is letters, a dot and the index of its entry. The table, like the log, has the SHA-256 of

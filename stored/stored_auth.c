@@ -1,9 +1,9 @@
 /*
  * A job takes copies of what it needs, so that it may outlive the link and the gatewayd that asked,
- * and the keyspace it asked about. At most AUTH_JOBS_RUNNING of each sort are with the workers (there
- * are few, and files are synced by them too); more wait, and beyond AUTH_JOBS_WAITING_MAX callers
- * are told to come back. Verifying a JWT is fast, so it has a queue of its own and never stands
- * behind passwords.
+ * and the keyspace it asked about. At most AUTH_JOBS_RUNNING of each sort are with the workers
+ * (there are few, and files are synced by them too); more wait, and beyond AUTH_JOBS_WAITING_MAX
+ * callers are told to come back. Verifying a JWT is fast, so it has a queue of its own and never
+ * stands behind passwords.
  */
 #include "stored/stored_auth.h"
 
@@ -29,15 +29,16 @@ enum {
     AUTH_JOBS_RUNNING = 2,
     AUTH_JOBS_WAITING_MAX = 1000,
     AUTH_KEY_RETRY_MS = 500,
-    /* How long gatewayd may go by one answer. A simple token is asked for at least this often, which
-     * is what its use is counted by; changes of auth are told at once. */
+    /* How long gatewayd may go by one answer. A simple token is asked for at least this often,
+     * which is what its use is counted by; changes of auth are told at once. */
     IDENTITY_MS_MAX = 60000,
     SIMPLE_IDENTITY_MS_MAX = 1000,
     PASSWORD_BYTES_KEPT = 4096, /* longer ones fit nobody */
 };
 
 /* Some bcrypt hash: a user that does not exist costs a caller the same time as one that does. */
-static const char nobodys_hash[] = "abcdefghijklmnopqrstuuxozHNa8sOHEZwaidkaMalAhHhvIut0S"; /* behind the cost */
+static const char nobodys_hash[] =
+    "abcdefghijklmnopqrstuuxozHNa8sOHEZwaidkaMalAhHhvIut0S"; /* behind the cost */
 
 enum job_type { JOB_LOGIN, JOB_HASH, JOB_JWT };
 
@@ -59,7 +60,7 @@ struct stored_auth {
 
 struct stored_auth_job {
     struct list node, all;
-    struct stored *s; /* NULL: stored is gone */
+    struct stored *s;     /* NULL: stored is gone */
     struct auth_jwt *jwt; /* a reference */
     enum job_type type;
     unsigned int cost;
@@ -201,9 +202,8 @@ static int job_submit(struct stored *s, struct stored_auth_job *job)
 
 static void put_identity(struct buf *out, struct bytes stamp, uint64_t valid_ms)
 {
-    proto_auth_identity_encode(out,
-                               &(struct proto_auth_identity){.valid_ms = (uint32_t)valid_ms,
-                                                             .stamp = stamp});
+    proto_auth_identity_encode(
+        out, &(struct proto_auth_identity){.valid_ms = (uint32_t)valid_ms, .stamp = stamp});
 }
 
 /* Into s->scratch. */
@@ -327,8 +327,7 @@ static int read_identity(struct stored_gateway *gw, uint64_t id, struct bytes bo
     if (claim.type == PROTO_AUTH_CLAIM_TOKEN)
         return read_token(gw, id, claim.value);
     /* whether there is such a user is asked with each operation, as in etcd */
-    who = (struct auth_identity){.name = claim.value,
-                                 .revision = kv_auth_store(s->kv)->revision};
+    who = (struct auth_identity){.name = claim.value, .revision = kv_auth_store(s->kv)->revision};
     return who.name.len == 0 ? OUT_USER_EMPTY : vouch(s, &who, IDENTITY_MS_MAX);
 }
 
@@ -465,8 +464,9 @@ void stored_auth_role(struct stored *s)
         PANIC("there is no randomness");
     b = ipc_link_begin(s->raftd, PROTO_PROPOSE_OWN, 0);
     if (b != NULL) {
-        proto_propose_own_encode(b, &(struct proto_propose_own){.kind = PROTO_KIND_AUTH_KEY,
-                                                                .body = bytes_of(key, sizeof(key))});
+        proto_propose_own_encode(b,
+                                 &(struct proto_propose_own){.kind = PROTO_KIND_AUTH_KEY,
+                                                             .body = bytes_of(key, sizeof(key))});
         ipc_link_end(s->raftd);
     }
     explicit_bzero(key, sizeof(key));

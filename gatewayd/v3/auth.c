@@ -6,8 +6,8 @@
  * that it was right. What of it was in the request is wiped when the call ends.
  *
  * Logging in: stored checks the password and vouches for the user. With JWT it adds the token; with
- * simple tokens 16 letters are chosen here and proposed, as their hash, under that identity, so that
- * every member knows the token. When auth changed in between, it starts again, as in etcd.
+ * simple tokens 16 letters are chosen here and proposed, as their hash, under that identity, so
+ * that every member knows the token. When auth changed in between, it starts again, as in etcd.
  */
 #include "gatewayd/grpc.h"
 
@@ -321,7 +321,9 @@ QUESTION(role_get, PROTO_READ_ROLE_GET)
 QUESTION(role_list, PROTO_READ_ROLE_LIST)
 
 #define METHOD(method, function)                                                                   \
-    {.service = "etcdserverpb.Auth", .name = method, .type = GRPC_UNARY, .handler = function}
+    {                                                                                              \
+        .service = "etcdserverpb.Auth", .name = method, .type = GRPC_UNARY, .handler = function    \
+    }
 
 struct grpc_method grpc_auth_methods[] = {
     METHOD("AuthEnable", auth_enable),
