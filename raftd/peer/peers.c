@@ -38,6 +38,7 @@ enum {
     INBOX_BYTES_MAX = 64 << 20, /* then nothing more is received until the loop has caught up */
     RECONNECT_MS_MIN = 10,
     RECONNECT_MS_MAX = 200,
+    STABLE_MS = 1000, /* a connection that lived so long was no flapping */
     OUT_KEEP_BYTES = 4 << 20,
     HEADER_BYTES = 4 + 4 + 4 * 8,
     CHECK_MS = 500,
@@ -50,11 +51,12 @@ enum {
     STOP_WAIT_MS = 500,
 };
 
-/* Told to nng as callback argument; freed with the transport, after all sockets are closed. */
+/* Told to nng as callback argument; belongs to the lane, at the end to the thread that closes its
+ * socket. */
 struct lane_ref {
     struct peers *peers;
     uint64_t lane_id;
-    struct lane_ref *next;
+    bool ended; /* under the lock: its connection is gone, and nothing may be sent any more */
 };
 
 struct lane {
@@ -65,7 +67,10 @@ struct lane {
     nng_socket sock;
     nng_dialer dialer;
     struct loop_io *sendable;
+    struct lane_ref *ref;
     bool open, up, overflowed;
+    bool ended; /* to be opened anew at reopen_ms */
+    uint64_t up_since_ms, reopen_ms;
     bool blocked; /* nng takes no batch now */
     int pipe;
     uint64_t dialing_since_ms;
@@ -77,6 +82,7 @@ struct peer {
     struct url_list urls;
     size_t url_at;
     struct lane lanes[PEER_LANE_COUNT];
+    uint32_t backoff_ms[PEER_LANE_COUNT];
     int inbound[PEER_LANE_COUNT]; /* connections it made to us; 0: none */
     uint64_t one_way_since_ms;    /* we reach it, it does not (fully) reach us; 0: not so */
     struct peer_stats stats;
@@ -114,7 +120,7 @@ struct peers {
     struct peer *list[PEERS_MAX];
     size_t count;
     uint64_t last_lane_id;
-    struct lane_ref *refs;
+    struct loop_timer *reopen;
     struct lane *current; /* between begin and end */
     size_t current_start;
     struct peers_totals totals;
@@ -206,6 +212,8 @@ static void on_pipe(nng_pipe pipe, nng_pipe_ev ev, void *arg)
     struct peers *p = ref->peers;
 
     pthread_mutex_lock(&p->lock);
+    if (ev == NNG_PIPE_EV_REM_POST)
+        ref->ended = true;
     if (!p->stopping) {
         GROW(p->events, p->event_count, p->event_cap);
         p->events[p->event_count++] = (struct pipe_event){.lane_id = ref->lane_id,
@@ -223,7 +231,8 @@ struct errand {
     struct peers *peers;
     void (*run)(struct errand *e);
     nng_socket sock;           /* close it, */
-    nng_aio *aio;              /* then free this, or NULL */
+    nng_aio *aio;              /* then free this, or NULL, */
+    struct lane_ref *ref;      /* and this, or NULL */
     uint32_t dialer;           /* close it */
     struct listener *listener; /* replace it */
 };
@@ -235,6 +244,7 @@ static void run_close_socket(struct errand *e)
         nng_aio_stop(e->aio);
         nng_aio_free(e->aio);
     }
+    free(e->ref);
 }
 
 static void run_close_dialer(struct errand *e)
@@ -427,12 +437,14 @@ static int lane_open(struct peers *p, struct peer *peer, enum peer_lane kind)
 
     *lane =
         (struct lane){.peers = p, .lane_id = ++p->last_lane_id, .peer_id = peer->id, .kind = kind};
-    *ref = (struct lane_ref){.peers = p, .lane_id = lane->lane_id, .next = p->refs};
-    p->refs = ref;
+    *ref = (struct lane_ref){.peers = p, .lane_id = lane->lane_id};
     rv = nng_push0_open(&lane->sock);
-    if (rv != 0)
+    if (rv != 0) {
+        free(ref);
         return nng_errno(rv);
+    }
     lane->open = true;
+    lane->ref = ref;
     rv = nng_socket_get_int(lane->sock, NNG_OPT_SENDFD, &fd);
     if (rv == 0)
         lane->sendable = loop_io_new(p->loop, "peer sendable", fd, on_sendable, lane);
@@ -449,8 +461,10 @@ static void lane_close(struct lane *lane)
 {
     loop_io_free(lane->sendable); /* before its descriptor is gone */
     if (lane->open)
-        run_apart(
-            &(struct errand){.peers = lane->peers, .run = run_close_socket, .sock = lane->sock});
+        run_apart(&(struct errand){.peers = lane->peers,
+                                   .run = run_close_socket,
+                                   .sock = lane->sock,
+                                   .ref = lane->ref});
     buf_fini(&lane->out);
     *lane = (struct lane){0};
 }
@@ -471,6 +485,18 @@ static void batch_begin(struct peers *p, struct lane *lane)
     peer_header_encode(&lane->out, &h);
 }
 
+/* With the lock, so that the connection is not taken down meanwhile: nng before 1.6 may keep one in
+ * its list of ready connections that is being freed, and send on it. */
+static bool hand_to_nng(struct peers *p, struct lane *lane, nng_msg *msg)
+{
+    bool taken;
+
+    pthread_mutex_lock(&p->lock);
+    taken = !lane->ref->ended && nng_sendmsg(lane->sock, msg, NNG_FLAG_NONBLOCK) == 0;
+    pthread_mutex_unlock(&p->lock);
+    return taken;
+}
+
 static void lane_send(struct peers *p, struct peer *peer, struct lane *lane)
 {
     nng_msg *msg;
@@ -480,7 +506,7 @@ static void lane_send(struct peers *p, struct peer *peer, struct lane *lane)
     if (nng_msg_alloc(&msg, lane->out.len) != 0)
         return; /* stays queued; the next turn tries again */
     memcpy(nng_msg_body(msg), lane->out.data, lane->out.len);
-    if (nng_sendmsg(lane->sock, msg, NNG_FLAG_NONBLOCK) != 0) {
+    if (!hand_to_nng(p, lane, msg)) {
         nng_msg_free(msg);
         set_blocked(lane, true); /* or the connection ended, which is news to come */
         return;
@@ -508,6 +534,7 @@ static void lane_greet(struct peers *p, struct lane *lane)
 static void lane_set_up(struct peers *p, struct peer *peer, struct lane *lane, int pipe)
 {
     lane->up = true;
+    lane->up_since_ms = loop_now_ms(p->loop);
     lane->pipe = pipe;
     lane_greet(p, lane);
     if (lane->kind == PEER_LANE_MAIN) {
@@ -521,7 +548,6 @@ static void lane_set_down(struct peers *p, struct peer *peer, struct lane *lane)
 {
     lane->up = false;
     lane->pipe = 0;
-    lane->dialing_since_ms = loop_now_ms(p->loop);
     buf_clear(&lane->out);
     set_blocked(lane, false);
     if (lane->kind == PEER_LANE_MAIN) {
@@ -532,6 +558,23 @@ static void lane_set_down(struct peers *p, struct peer *peer, struct lane *lane)
     }
 }
 
+/* A socket has one connection in its life: the next one gets a socket of its own, see
+ * hand_to_nng. */
+static void lane_end(struct peers *p, struct peer *peer, struct lane *lane)
+{
+    uint32_t *backoff = &peer->backoff_ms[lane->kind];
+    uint64_t now = loop_now_ms(p->loop);
+
+    if (lane->up && now - lane->up_since_ms >= STABLE_MS)
+        *backoff = 0;
+    *backoff = MIN(MAX(*backoff * 2, (uint32_t)RECONNECT_MS_MIN), (uint32_t)RECONNECT_MS_MAX);
+    lane->ended = true;
+    lane->reopen_ms = now + *backoff;
+    loop_timer_start(p->reopen, RECONNECT_MS_MIN, 0);
+    if (lane->up)
+        lane_set_down(p, peer, lane); /* last: who is told may remove the peer */
+}
+
 static void on_pipe_event(struct peers *p, const struct pipe_event *ev)
 {
     struct peer *peer;
@@ -539,12 +582,35 @@ static void on_pipe_event(struct peers *p, const struct pipe_event *ev)
 
     if (lane == NULL)
         return;
-    if (ev->added) {
-        if (lane->up) /* the old pipe's end is still to be told */
-            lane_set_down(p, peer, lane);
+    if (lane->ended)
+        return; /* nng has dialled again by itself: with a socket that is given up */
+    if (ev->added)
         lane_set_up(p, peer, lane, ev->pipe);
-    } else if (lane->up && lane->pipe == ev->pipe) {
-        lane_set_down(p, peer, lane);
+    else
+        lane_end(p, peer, lane);
+}
+
+static void on_reopen(void *user)
+{
+    struct peers *p = user;
+    uint64_t now = loop_now_ms(p->loop);
+
+    for (size_t i = 0; i < p->count; i++) {
+        struct peer *peer = p->list[i];
+
+        for (int k = 0; k < PEER_LANE_COUNT; k++) {
+            struct lane *lane = &peer->lanes[k];
+
+            if (!lane->ended)
+                continue;
+            if (now < lane->reopen_ms) {
+                loop_timer_start(p->reopen, RECONNECT_MS_MIN, 0);
+                continue;
+            }
+            lane_close(lane);
+            if (lane_open(p, peer, (enum peer_lane)k) != 0)
+                log_warn("cannot dial %s", peer->urls.items[peer->url_at]);
+        }
     }
 }
 
@@ -848,7 +914,7 @@ static bool reaches_us(const struct peer *peer)
 
 static void check_lane(struct peers *p, struct peer *peer, struct lane *lane)
 {
-    if (lane->up || loop_now_ms(p->loop) - lane->dialing_since_ms < DIAL_TRY_MS)
+    if (lane->up || lane->ended || loop_now_ms(p->loop) - lane->dialing_since_ms < DIAL_TRY_MS)
         return;
     if (lane->kind == PEER_LANE_MAIN)
         peer->url_at = (peer->url_at + 1) % peer->urls.count;
@@ -1028,6 +1094,7 @@ int peers_start(const struct peers_args *args, struct peers **ret, char **ret_er
     p->pull_ref = (struct lane_ref){.peers = p};
     p->wake = loop_wake_new(p->loop, "peers", on_wake, p);
     p->flush = loop_hook_new(p->loop, "peers_flush", LOOP_PHASE_FLUSH, on_flush, p);
+    p->reopen = loop_timer_new(p->loop, "peers_reopen", on_reopen, p);
     p->check = loop_timer_new(p->loop, "peers_check", on_check, p);
     loop_timer_start(p->check, CHECK_MS, CHECK_MS);
     p->probe_end = loop_timer_new(p->loop, "peers_probe", on_probe_end, p);
@@ -1050,6 +1117,7 @@ void peers_stop(struct peers *p)
     p->stopping = true;
     pthread_mutex_unlock(&p->lock);
     loop_timer_free(p->check);
+    loop_timer_free(p->reopen);
     loop_timer_free(p->probe_end);
     loop_hook_free(p->flush);
     loop_wake_free(p->wake);
@@ -1068,12 +1136,6 @@ void peers_stop(struct peers *p)
     for (size_t i = 0; i < p->listener_count; i++)
         free(p->listeners[i].url);
     free(p->listeners);
-    while (p->refs != NULL) {
-        struct lane_ref *ref = p->refs;
-
-        p->refs = ref->next;
-        free(ref);
-    }
     for (size_t i = 0; i < p->inbox_count; i++)
         nng_msg_free(p->inbox[i]);
     free(p->inbox);

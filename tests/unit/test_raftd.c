@@ -21,7 +21,7 @@ static void start_all(struct cluster *c)
         node_start(&c->nodes[i]);
     WAIT(c, cluster_leader(c) != NULL);
     for (int i = 0; i < c->count; i++)
-        WAIT(c, c->nodes[i].gateway_up);
+        WAIT(c, c->nodes[i].gateway_up && c->nodes[i].stored_up);
 }
 
 /* Proposes `count` puts through n, a few hundred in flight; all must be executed. */
