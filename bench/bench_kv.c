@@ -18,9 +18,9 @@
 #include "lib/util/prng.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
-#include "stored/engine_mem.h"
-#include "stored/kv.h"
-#include "stored/kv_engine.h"
+#include "stored/engine/engine_mem.h"
+#include "stored/kv/kv.h"
+#include "stored/kv/kv_engine.h"
 
 enum { TURN = 50, GETS = 1000000, KEY_BYTES = 40 };
 

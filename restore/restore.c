@@ -18,9 +18,9 @@
 #include "lib/util/xmalloc.h"
 #include "raftd/raftd_bootstrap.h"
 #include "raftd/wal/wal.h"
-#include "stored/engine_leveldb.h"
-#include "stored/kv.h"
-#include "stored/kv_import.h"
+#include "stored/engine/engine_leveldb.h"
+#include "stored/kv/kv.h"
+#include "stored/kv/kv_import.h"
 #include "stored/stored_dir.h"
 
 enum {

@@ -20,7 +20,7 @@
 #include "lib/loop/loop.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
-#include "stored/store_members.h"
+#include "stored/kv/store_members.h"
 #include "stored/stored_auth.h"
 
 enum {

@@ -17,8 +17,8 @@
 #include "lib/util/hmap.h"
 #include "lib/util/list.h"
 #include "stored/compactor.h"
-#include "stored/engine_leveldb.h"
-#include "stored/kv.h"
+#include "stored/engine/engine_leveldb.h"
+#include "stored/kv/kv.h"
 #include "stored/stored_dir.h"
 
 struct ipc_link;

@@ -20,9 +20,9 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
-#include "stored/auth_jwt.h"
-#include "stored/auth_password.h"
-#include "stored/kv_auth.h"
+#include "stored/auth/auth_jwt.h"
+#include "stored/auth/auth_password.h"
+#include "stored/kv/kv_auth.h"
 #include "stored/stored.h"
 
 enum {

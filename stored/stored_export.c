@@ -19,7 +19,7 @@
 #include "lib/util/buf.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
-#include "stored/kv_export.h"
+#include "stored/kv/kv_export.h"
 #include "stored/stored.h"
 
 enum {

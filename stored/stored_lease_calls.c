@@ -25,7 +25,7 @@
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 #include "lib/wire/wire.h"
-#include "stored/lease_table.h"
+#include "stored/lease/lease_table.h"
 
 enum {
     CALLS_MAX = 65536,         /* waiting at once; above it OUT_TOO_MANY_REQUESTS */

@@ -16,7 +16,7 @@
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 #include "lib/wire/wire.h"
-#include "stored/lease_table.h"
+#include "stored/lease/lease_table.h"
 
 enum {
     TICK_MS = 50,

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include "lib/util/buf.h"
 #include "lib/util/list.h"
-#include "stored/lease_keeper.h"
+#include "stored/lease/lease_keeper.h"
 #include "stored/stored.h"
 
 struct stored_leases {

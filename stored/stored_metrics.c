@@ -1,10 +1,10 @@
 /* stored's metrics: etcd's names where it has them (etcd server/storage/mvcc, server/lease,
  * server/auth metrics.go), else conclave_stored_... What READ_STATUS tells is written by gatewayd. */
 #include "lib/metrics/metrics.h"
-#include "stored/engine_leveldb.h"
-#include "stored/kv.h"
+#include "stored/engine/engine_leveldb.h"
+#include "stored/kv/kv.h"
 #include "stored/stored.h"
-#include "stored/watch.h"
+#include "stored/watch/watch.h"
 
 static void put_leases(const struct stored *s, struct buf *b, const struct kv_stats *kv)
 {

@@ -31,9 +31,9 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
-#include "stored/kv.h"
-#include "stored/kv_auth.h"
-#include "stored/store_alarms.h"
+#include "stored/kv/kv.h"
+#include "stored/kv/kv_auth.h"
+#include "stored/kv/store_alarms.h"
 #include "stored/stored_auth.h"
 #include "stored/stored_export.h"
 

@@ -27,7 +27,7 @@
 #include "lib/proto/outcome.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
-#include "stored/store_members.h"
+#include "stored/kv/store_members.h"
 
 enum {
     CHUNK_BYTES = 128 << 10,

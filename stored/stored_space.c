@@ -21,7 +21,7 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
-#include "stored/store_alarms.h"
+#include "stored/kv/store_alarms.h"
 
 enum {
     TOLD_AGAIN_SHARE = 8,       /* of what was left */

@@ -15,9 +15,9 @@
 #include "lib/proto/watch.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
-#include "stored/kv_auth.h"
-#include "stored/watch.h"
-#include "stored/watch_log.h"
+#include "stored/kv/kv_auth.h"
+#include "stored/watch/watch.h"
+#include "stored/watch/watch_log.h"
 
 enum {
     LOG_BYTES = 8 << 20,    /* of recent events, beyond what has to stay */

@@ -357,20 +357,30 @@ def etcdctl_and_python(target):
                     want.append(c.put(f"w/{len(want)}", "v").header.revision)
                 until(lambda: f"etcdctl printed {len(want)} events: {printed()}",
                       lambda: len(printed()) >= len(want))
-            write(20)
-            member.kill("stored")
-            member.wait_healthy()
-            write(20)
-            until("python3-etcd3 got its events", lambda: len(got) >= 40)
-            if [g[2] for g in got] != want:
-                raise Failure(f"python3-etcd3 got {got}")
-            cancel()
-            member.kill("gatewayd")
-            member.wait_healthy()
-            write(20)
-            if printed() != want:
-                raise Failure(f"etcdctl printed {printed()}, not {want}")
-            p.send_signal(signal.SIGINT)
+            def connected():
+                try:
+                    return c.status()
+                except grpc.RpcError:
+                    return None
+            try:
+                write(20)
+                member.kill("stored")
+                member.wait_healthy()
+                until("the client is connected again", connected)
+                write(20)
+                until("python3-etcd3 got its events", lambda: len(got) >= 40)
+                if [g[2] for g in got] != want:
+                    raise Failure(f"python3-etcd3 got {got}")
+                cancel()
+                member.kill("gatewayd")
+                member.wait_healthy()
+                until("the client is connected again", connected)
+                write(20)
+                if printed() != want:
+                    raise Failure(f"etcdctl printed {printed()}, not {want}")
+                p.send_signal(signal.SIGINT)
+            finally:
+                p.kill()  # or the with statement waits for it
         cluster.stop()
         return "60 events"
 

@@ -13,10 +13,10 @@
 #include "lib/proto/outcome.h"
 #include "lib/util/sim_bug.h"
 #include "lib/util/xmalloc.h"
-#include "stored/engine_mem.h"
-#include "stored/kv.h"
-#include "stored/kv_engine.h"
-#include "stored/store_members.h"
+#include "stored/engine/engine_mem.h"
+#include "stored/kv/kv.h"
+#include "stored/kv/kv_engine.h"
+#include "stored/kv/store_members.h"
 #include "tests/sim/sim_sm.h"
 
 struct sm_store {

@@ -8,7 +8,7 @@
 
 #include "lib/util/macros.h"
 #include "lib/wire/pb.h"
-#include "stored/engine_mem.h"
+#include "stored/engine/engine_mem.h"
 
 const struct kv_header harness_header = {
     .cluster_id = 0xcdf818194e3a8c32,

@@ -12,7 +12,7 @@
 #include "lib/proto/messages.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/buf.h"
-#include "stored/kv.h"
+#include "stored/kv/kv.h"
 
 struct engine_mem;
 

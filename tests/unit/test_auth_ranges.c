@@ -2,7 +2,7 @@
 
 #include "lib/util/macros.h"
 #include "lib/util/prng.h"
-#include "stored/auth_ranges.h"
+#include "stored/auth/auth_ranges.h"
 
 struct interval {
     const char *key, *range_end; /* range_end "0": open ended, since a literal cannot hold it */

@@ -4,10 +4,10 @@
 #include "lib/proto/outcome.h"
 #include "lib/util/macros.h"
 #include "lib/util/prng.h"
-#include "stored/auth_check.h"
-#include "stored/auth_stamp.h"
-#include "stored/auth_store.h"
-#include "stored/auth_tokens.h"
+#include "stored/auth/auth_check.h"
+#include "stored/auth/auth_stamp.h"
+#include "stored/auth/auth_store.h"
+#include "stored/auth/auth_tokens.h"
 
 static struct auth_store a;
 

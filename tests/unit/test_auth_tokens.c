@@ -13,8 +13,8 @@
 #include "lib/util/buf.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
-#include "stored/auth_jwt.h"
-#include "stored/auth_password.h"
+#include "stored/auth/auth_jwt.h"
+#include "stored/auth/auth_password.h"
 
 #define B(s) BYTES_LIT(s)
 

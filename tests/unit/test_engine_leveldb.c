@@ -16,8 +16,8 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/wire.h"
-#include "stored/engine_leveldb.h"
-#include "stored/kv_engine.h"
+#include "stored/engine/engine_leveldb.h"
+#include "stored/kv/kv_engine.h"
 
 static char dir[64];
 static struct loop *loop;

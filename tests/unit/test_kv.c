@@ -8,11 +8,11 @@
 #include "lib/util/macros.h"
 #include "lib/wire/pb.h"
 #include "lib/wire/wire.h"
-#include "stored/engine_mem.h"
-#include "stored/kv_internal.h"
-#include "stored/kv_engine.h"
-#include "stored/store_alarms.h"
-#include "stored/store_members.h"
+#include "stored/engine/engine_mem.h"
+#include "stored/kv/kv_internal.h"
+#include "stored/kv/kv_engine.h"
+#include "stored/kv/store_alarms.h"
+#include "stored/kv/store_members.h"
 #include "tests/unit/kv_harness.h"
 
 static struct harness h;

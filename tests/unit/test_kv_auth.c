@@ -5,8 +5,8 @@
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
-#include "stored/engine_mem.h"
-#include "stored/kv_auth.h"
+#include "stored/engine/engine_mem.h"
+#include "stored/kv/kv_auth.h"
 #include "tests/unit/kv_harness.h"
 
 #define B(s) BYTES_LIT(s)

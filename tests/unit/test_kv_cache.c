@@ -2,7 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
-#include "stored/kv_cache.h"
+#include "stored/kv/kv_cache.h"
 
 enum { BUDGET = 8 << 20, RECORD = 300 };
 

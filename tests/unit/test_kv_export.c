@@ -8,9 +8,9 @@
 #include "lib/bbolt/snapshot_file.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
-#include "stored/etcd_buckets.h"
-#include "stored/kv_export.h"
-#include "stored/kv_internal.h"
+#include "stored/kv/etcd_buckets.h"
+#include "stored/kv/kv_export.h"
+#include "stored/kv/kv_internal.h"
 #include "tests/unit/kv_harness.h"
 
 /* Both walks in small steps; between them `disturb` may change the keyspace. */

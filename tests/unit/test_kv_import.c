@@ -8,11 +8,11 @@
 #include "lib/bbolt/snapshot_file.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
-#include "stored/engine_mem.h"
-#include "stored/etcd_buckets.h"
-#include "stored/kv_export.h"
-#include "stored/kv_import.h"
-#include "stored/kv_internal.h"
+#include "stored/engine/engine_mem.h"
+#include "stored/kv/etcd_buckets.h"
+#include "stored/kv/kv_export.h"
+#include "stored/kv/kv_import.h"
+#include "stored/kv/kv_internal.h"
 #include "tests/unit/kv_harness.h"
 
 static struct buf export(struct harness *h)

@@ -6,7 +6,7 @@
 #include "lib/util/macros.h"
 #include "lib/util/prng.h"
 #include "lib/util/xmalloc.h"
-#include "stored/kv_index.h"
+#include "stored/kv/kv_index.h"
 
 enum { KEYS = 600, VERSIONS = 400 };
 

@@ -12,8 +12,8 @@
 #include "lib/util/macros.h"
 #include "lib/util/prng.h"
 #include "lib/util/xmalloc.h"
-#include "stored/engine_mem.h"
-#include "stored/kv_internal.h"
+#include "stored/engine/engine_mem.h"
+#include "stored/kv/kv_internal.h"
 #include "tests/unit/kv_harness.h"
 
 enum { KEYS = 24 };

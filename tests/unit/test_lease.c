@@ -10,9 +10,9 @@
 #include "lib/util/macros.h"
 #include "lib/wire/pb.h"
 #include "lib/wire/wire.h"
-#include "stored/engine_mem.h"
-#include "stored/lease_keeper.h"
-#include "stored/lease_table.h"
+#include "stored/engine/engine_mem.h"
+#include "stored/lease/lease_keeper.h"
+#include "stored/lease/lease_table.h"
 #include "tests/unit/kv_harness.h"
 
 enum { KEEPER = 77, TTL_MIN = 2 };

@@ -20,7 +20,7 @@
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 #include "lib/wire/wire.h"
-#include "stored/store_alarms.h"
+#include "stored/kv/store_alarms.h"
 #include "stored/stored.h"
 
 enum { MEMBER = 0x8e9e05c5, CLUSTER = 0xcdf81819, GENERATION = 7, TERM = 2, ANSWERS_MAX = 64 };

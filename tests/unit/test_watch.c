@@ -14,10 +14,10 @@
 #include "lib/util/macros.h"
 #include "lib/util/prng.h"
 #include "lib/util/xmalloc.h"
-#include "stored/engine_mem.h"
-#include "stored/watch.h"
-#include "stored/watch_log.h"
-#include "stored/watch_ranges.h"
+#include "stored/engine/engine_mem.h"
+#include "stored/watch/watch.h"
+#include "stored/watch/watch_log.h"
+#include "stored/watch/watch_ranges.h"
 #include "tests/unit/kv_harness.h"
 
 enum { KEYS = 12, WATCHERS = 64, STREAMS = 8, EVENTS_MAX = 40000 };
