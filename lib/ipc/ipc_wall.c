@@ -20,6 +20,7 @@
 #include <nng/nng.h>
 #include <nng/protocol/pair0/pair.h>
 #include "lib/ipc/ipc.h"
+#include "lib/util/leak_check.h"
 #include "lib/util/xmalloc.h"
 
 enum {
@@ -421,10 +422,14 @@ struct nng_msg *ipc_wall_msg_new(size_t len, uint8_t **ret_data)
     return msg;
 }
 
+/* nng before 1.6 loses a message that it is given while it takes the connection down: its transport
+ * returns without a word when the operation was closed already. One at most a connection. */
 int ipc_wall_send(struct ipc_wall *w, struct nng_msg *msg)
 {
-    int r = nng_sendmsg(w->socket, msg, NNG_FLAG_NONBLOCK);
+    int r;
 
+    leak_check_give_away(msg);
+    r = nng_sendmsg(w->socket, msg, NNG_FLAG_NONBLOCK);
     return r != 0 ? errno_of(r) : 0;
 }
 

@@ -31,6 +31,7 @@
 #include <sys/stat.h>
 #include "lib/log/log.h"
 #include "lib/loop/loop.h"
+#include "lib/util/leak_check.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 
@@ -491,6 +492,7 @@ static bool hand_to_nng(struct peers *p, struct lane *lane, nng_msg *msg)
 {
     bool taken;
 
+    leak_check_give_away(msg); /* may be lost with the connection: see ipc_wall_send */
     pthread_mutex_lock(&p->lock);
     taken = !lane->ref->ended && nng_sendmsg(lane->sock, msg, NNG_FLAG_NONBLOCK) == 0;
     pthread_mutex_unlock(&p->lock);

@@ -521,6 +521,11 @@ Test(ipc, malformed_batch_costs_the_connection_only)
     loop_free(loop);
 }
 
+static void on_wall_news(void *user)
+{
+    (void)user; /* ipc_wall_wait sees it too */
+}
+
 /* ---- who ends a connection while it is made ---- */
 
 static int unix_socket(struct sockaddr_un *addr)
@@ -578,6 +583,44 @@ Test(ipc, a_listener_that_hangs_up_does_not_silence_the_dialer)
     ipc_link_stop(b.link, 0);
     ipc_link_stop(a.link, 0);
     loop_free(loop);
+}
+
+static void *close_fd(void *user)
+{
+    close(*(int *)user);
+    return NULL;
+}
+
+/* nng 1.5.2 loses, for good, the message it is given while it takes a connection down: it must not
+ * be found as a leak of ours. */
+Test(ipc, what_nng_loses_with_a_connection_is_no_leak_of_ours)
+{
+    static const uint8_t greeting[8] = {0, 'S', 'P', 0, 0, 0x10, 0, 0}; /* pair0 */
+    struct ipc_wall *w;
+
+    cr_assert_eq(ipc_wall_open(url, true, on_wall_news, NULL, &w), 0);
+    for (int i = 0; i < 200; i++) {
+        struct sockaddr_un addr;
+        int fd = unix_socket(&addr);
+        pthread_t thread;
+        struct nng_msg *msg;
+        uint8_t answer[8], *data;
+
+        cr_assert_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+        cr_assert_eq(write(fd, greeting, sizeof(greeting)), sizeof(greeting));
+        cr_assert_eq(recv(fd, answer, sizeof(answer), MSG_WAITALL), sizeof(answer));
+        while (ipc_wall_newest_pipe(w) == 0)
+            ipc_wall_wait(w, 100);
+        cr_assert_eq(pthread_create(&thread, NULL, close_fd, &fd), 0);
+        while (ipc_wall_newest_pipe(w) != 0) {
+            msg = ipc_wall_msg_new(100, &data);
+            memset(data, 0, 100);
+            if (ipc_wall_send(w, msg) != 0)
+                ipc_wall_msg_free(msg);
+        }
+        pthread_join(thread, NULL);
+    }
+    ipc_wall_close(w);
 }
 
 Test(ipc, changed_epoch_within_a_connection_is_refused)
