@@ -6,11 +6,11 @@
  *       '--keeper here--> asked --barrier of this term, applied--> answered --> done
  *                                                     '--must wait for an entry--> parked -> fresh
  *
- * The barrier proves that this member still led after the call had arrived. A leader elected later
- * gives every lease whose deadline nobody stated its full TTL and an election timeout more, so an
- * answer given within an election timeout of asking holds under any leader; a later one is asked
- * for again (ARCHITECTURE.md "Lease"). All calls of a turn share a barrier, or a message to the
- * leader.
+ * The barrier proves that this member still led when it was asked, which was after the call had
+ * arrived. A leader elected later takes every lease whose deadline nobody stated as renewed when it
+ * takes over, so a renewal holds, counted from that asking, under any leader (ARCHITECTURE.md
+ * "Lease"). An answer that comes an election timeout later would say too much: it is asked for
+ * again. All calls of a turn share a barrier, or a message to the leader.
  */
 #include "stored/stored_leases.h"
 
@@ -307,7 +307,7 @@ static void serve_barrier(struct stored *s)
     if (ls->barrier_id == 0 || !ls->barrier_known || ls->barrier_index > applied_index(s))
         return;
     if (stored_leases_clock_ms(NULL) - ls->barrier_asked_ms >= stored_leases_election_ms(s)) {
-        ask_again(s); /* a leader since then may have begun to count */
+        ask_again(s); /* too much of the TTL it would be answered with is gone */
         return;
     }
     ls->barrier_id = 0;

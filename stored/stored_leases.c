@@ -1,8 +1,13 @@
 /*
- * Leases while this member leads: its stored proposes LEASE_KEEPER with a number of its own as soon as
- * there are leases. Once that entry is executed, every entry of a keeper before it has been executed
- * or never will count, and this one takes over: it proposes what is over and what the table is to
- * know of deadlines (lease_keeper.h). Questions about leases are in stored_lease_calls.c.
+ * Leases while this member leads: its stored proposes LEASE_KEEPER with a number of its own, also
+ * while there are no leases, so that the first one finds a keeper. Once that entry is executed, every
+ * entry of a keeper before it has been executed or never will count, and this one takes over: it
+ * proposes what is over and what the table is to know of deadlines (lease_keeper.h). Questions about
+ * leases are in stored_lease_calls.c.
+ *
+ * Every member notes when it first saw what the table says of the lease clock. Since then at least
+ * the time on its own monotonic clock has gone by, so whoever takes over goes on from there, and
+ * time without a leader counts.
  */
 #include "stored/stored_leases.h"
 
@@ -49,6 +54,30 @@ bool stored_leases_has_leader(const struct stored *s)
     return s->raftd_up && s->have_role && s->role.leader_id != 0;
 }
 
+/* ---- the lease clock ---- */
+
+/* After everything that may have changed the table. Not the loop's time: that may be from before
+ * the entry was proposed, and the clock would be ahead. */
+static void note_clock(struct stored *s)
+{
+    struct stored_leases *ls = s->leases;
+    uint64_t clock_ms = kv_leases(s->kv)->clock_ms;
+
+    if (ls->seen_at_ms != 0 && clock_ms == ls->seen_clock_ms)
+        return;
+    ls->seen_clock_ms = clock_ms;
+    ls->seen_at_ms = stored_leases_clock_ms(NULL) + 1; /* it is rounded down */
+}
+
+/* What it is now at least. */
+static uint64_t clock_at_least(struct stored *s)
+{
+    uint64_t ms = stored_leases_clock_ms(NULL);
+
+    note_clock(s);
+    return s->leases->seen_clock_ms + (ms > s->leases->seen_at_ms ? ms - s->leases->seen_at_ms : 0);
+}
+
 /* ---- proposals ---- */
 
 static void propose(struct stored *s, enum proto_kind kind, struct bytes body)
@@ -69,6 +98,7 @@ void stored_leases_propose_clock(struct stored *s, struct bytes deadlines)
     proto_lease_clock_encode(&body, &(struct proto_lease_clock){
                                         .keeper = s->leases->keeper_id,
                                         .now_ms = lease_keeper_now(&s->leases->keeper),
+                                        .granted = kv_leases(s->kv)->granted,
                                         .deadlines = deadlines});
     propose(s, PROTO_KIND_LEASE_CLOCK, buf_bytes(&body));
 }
@@ -80,6 +110,7 @@ static void propose_expiries(struct stored *s)
     for (;;) {
         buf_clear(&ls->scratch);
         wire_put_u64(&ls->scratch, ls->keeper_id);
+        wire_put_u64(&ls->scratch, kv_leases(s->kv)->granted);
         if (lease_keeper_take_due(&ls->keeper, &ls->scratch) == 0)
             return;
         propose(s, PROTO_KIND_LEASE_EXPIRE, buf_bytes(&ls->scratch));
@@ -154,9 +185,13 @@ void stored_leases_state_gone(struct stored *s)
     lease_calls_state_gone(s);
 }
 
-static bool is_wanted(const struct stored *s)
+/* It leads, and something has to be done about leases every now and then. */
+static bool is_busy(const struct stored *s)
 {
-    return lease_table_count(kv_leases(s->kv)) > 0 || lease_calls_are_waiting(s);
+    const struct stored_leases *ls = s->leases;
+
+    return ls->leads && (!lease_keeper_is_active(&ls->keeper) || lease_calls_are_waiting(s) ||
+                         lease_table_count(kv_leases(s->kv)) > 0);
 }
 
 static void try_keep(struct stored *s)
@@ -166,11 +201,11 @@ static void try_keep(struct stored *s)
     uint64_t now = now_ms(s);
 
     if (t->keeper_term == ls->term && t->keeper_id == ls->keeper_id) {
-        lease_keeper_start(&ls->keeper, t, stored_leases_election_ms(s));
+        lease_keeper_start(&ls->keeper, t, clock_at_least(s));
         log_info("deciding about %zu leases in term %" PRIu64, lease_table_count(t), ls->term);
         return;
     }
-    if (!is_wanted(s) || (ls->keeper_asked_ms != 0 && now < ls->keeper_asked_ms + KEEPER_AGAIN_MS))
+    if (ls->keeper_asked_ms != 0 && now < ls->keeper_asked_ms + KEEPER_AGAIN_MS)
         return;
     ls->keeper_asked_ms = now;
     buf_clear(&ls->scratch);
@@ -200,12 +235,13 @@ void stored_leases_work(struct stored *s)
 {
     struct stored_leases *ls = s->leases;
 
+    note_clock(s);
     if (ls->leads)
         keep(s);
     else if (stored_leases_has_leader(s))
         lease_calls_forward(s);
     lease_calls_answered(s);
-    if (ls->leads && is_wanted(s))
+    if (is_busy(s))
         stored_leases_start_ticks(s);
 }
 
@@ -219,7 +255,7 @@ static void on_tick(void *user)
     lease_calls_tick(s);
     if (lease_keeper_is_active(&ls->keeper))
         propose_deadlines(s);
-    if (ls->call_count == 0 && !(ls->leads && is_wanted(s)))
+    if (ls->call_count == 0 && !is_busy(s))
         loop_timer_stop(ls->timer);
     loop_hook_arm(s->work_hook);
 }

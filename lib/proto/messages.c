@@ -96,6 +96,7 @@ void proto_lease_clock_encode(struct buf *b, const struct proto_lease_clock *m)
 {
     wire_put_u64(b, m->keeper);
     wire_put_u64(b, m->now_ms);
+    wire_put_u64(b, m->granted);
     buf_append_bytes(b, m->deadlines);
 }
 
@@ -106,6 +107,7 @@ int proto_lease_clock_decode(struct bytes body, struct proto_lease_clock *ret)
 
     ret->keeper = wire_get_u64(&r);
     ret->now_ms = wire_get_u64(&r);
+    ret->granted = wire_get_u64(&r);
     ret->deadlines = wire_rest(&r);
     if (ret->deadlines.len % DEADLINE_BYTES != 0)
         return -EBADMSG;

@@ -133,7 +133,7 @@ enum proto_kind {
      * decides about them (ARCHITECTURE.md "Leases") */
     PROTO_KIND_LEASE_KEEPER = 20, /* body: proto_u64: a number, new each time a stored takes over */
     PROTO_KIND_LEASE_CLOCK = 21,  /* body: proto_lease_clock */
-    PROTO_KIND_LEASE_EXPIRE = 22, /* body: u64 keeper, then i64 lease ids */
+    PROTO_KIND_LEASE_EXPIRE = 22, /* body: u64 keeper, u64 granted, then i64 lease ids */
 
     /* auth; bodies are etcdserverpb.Auth*Request, with a hash where the client sent a password */
     PROTO_KIND_AUTH_KEY = 30, /* from the leader's stored only; body: what identities are signed by */
@@ -175,9 +175,11 @@ struct proto_lease_grant {
 void proto_lease_grant_encode(struct buf *b, const struct proto_lease_grant *m);
 int proto_lease_grant_decode(struct bytes body, struct proto_lease_grant *ret);
 
-/* The lease clock goes on to now_ms; then the deadlines of some leases as of that clock. */
+/* The lease clock goes on to now_ms; then the deadlines of some leases as of that clock. Here and
+ * in LEASE_EXPIRE, `granted` is how many leases had ever been granted when it was proposed: one
+ * with the same id that was granted later is not meant. */
 struct proto_lease_clock {
-    uint64_t keeper, now_ms;
+    uint64_t keeper, now_ms, granted;
     struct bytes deadlines; /* the rest: repeated {i64 lease id, u64 deadline_ms, 0: forget it} */
 };
 void proto_lease_clock_encode(struct buf *b, const struct proto_lease_clock *m);

@@ -137,7 +137,7 @@ int kv_apply_lease_clock(struct kv *kv, uint64_t term, struct bytes body)
     lease_table_set_clock(&kv->leases, m.now_ms);
     r = wire_reader(m.deadlines);
     while (r.pos < r.end) {
-        struct lease *l = lease_table_find(&kv->leases, wire_get_i64(&r));
+        struct lease *l = lease_table_find_as_of(&kv->leases, wire_get_i64(&r), m.granted);
         uint64_t deadline_ms = wire_get_u64(&r);
 
         if (l != NULL)
@@ -149,7 +149,7 @@ int kv_apply_lease_clock(struct kv *kv, uint64_t term, struct bytes body)
 int kv_apply_lease_expire(struct kv *kv, struct kv_writer *w, uint64_t term, struct bytes body)
 {
     struct wire_reader r = wire_reader(body);
-    uint64_t keeper = wire_get_u64(&r);
+    uint64_t keeper = wire_get_u64(&r), granted = wire_get_u64(&r);
     int outcome = OUT_OK;
 
     if (r.bad || (size_t)(r.end - r.pos) % sizeof(int64_t) != 0)
@@ -157,7 +157,7 @@ int kv_apply_lease_expire(struct kv *kv, struct kv_writer *w, uint64_t term, str
     if (!is_of_keeper(kv, term, keeper))
         return OUT_NOT_LEADER;
     while (r.pos < r.end && outcome == OUT_OK) {
-        struct lease *l = lease_table_find(&kv->leases, wire_get_i64(&r));
+        struct lease *l = lease_table_find_as_of(&kv->leases, wire_get_i64(&r), granted);
 
         if (l == NULL)
             continue; /* revoked meanwhile */

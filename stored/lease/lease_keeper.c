@@ -101,10 +101,10 @@ static uint64_t due_after(uint64_t now_ms, const struct lease *l)
     return now_ms + (uint64_t)l->ttl * 1000 + 1;
 }
 
-static void renewed(struct lease_keeper *k, struct lease *l, uint64_t now_ms, uint64_t grace_ms)
+static void renewed(struct lease_keeper *k, struct lease *l, uint64_t now_ms)
 {
     l->local.renewed_ms = now_ms;
-    heap_set(k, l, due_after(now_ms, l) + grace_ms);
+    heap_set(k, l, due_after(now_ms, l));
     move(k, l, UNSETTLED);
 }
 
@@ -112,7 +112,7 @@ static void on_granted(void *user, struct lease *l)
 {
     struct lease_keeper *k = user;
 
-    renewed(k, l, lease_keeper_now(k), 0);
+    renewed(k, l, lease_keeper_now(k));
 }
 
 static void on_removed(void *user, struct lease *l)
@@ -131,7 +131,7 @@ static void on_deadline_set(void *user, struct lease *l)
         move(k, l, SETTLED);
     if (l->local.state != CLEARING || l->deadline_ms != 0)
         return;
-    /* for the sake of a renewal that follows at once: the full second is its */
+    /* for the sake of a renewal that follows at once: the full time is its */
     l->local.renewed_ms = lease_keeper_now(k);
     move(k, l, UNSETTLED);
 }
@@ -157,13 +157,14 @@ void lease_keeper_fini(struct lease_keeper *k)
     k->heap_cap = 0;
 }
 
-void lease_keeper_start(struct lease_keeper *k, struct lease_table *table, uint64_t grace_ms)
+void lease_keeper_start(struct lease_keeper *k, struct lease_table *table, uint64_t clock_ms)
 {
     struct lease **list = lease_table_sorted(table);
 
     assert(k->table == NULL && table->observer == NULL);
+    assert(clock_ms >= table->clock_ms);
     k->table = table;
-    k->base_clock_ms = table->clock_ms;
+    k->base_clock_ms = clock_ms;
     k->base_ms = k->told_ms = k->clock_ms(k->user);
     for (size_t i = 0; i < lease_table_count(table); i++) {
         struct lease *l = list[i];
@@ -171,10 +172,10 @@ void lease_keeper_start(struct lease_keeper *k, struct lease_table *table, uint6
         l->local = (struct lease_local){.state = UNSETTLED};
         list_init(&l->local.node);
         if (l->deadline_ms == 0) {
-            renewed(k, l, table->clock_ms, grace_ms);
+            renewed(k, l, clock_ms);
             continue;
         }
-        l->local.renewed_ms = table->clock_ms;
+        l->local.renewed_ms = clock_ms;
         heap_set(k, l, l->deadline_ms);
         move(k, l, SETTLED);
     }
@@ -217,7 +218,7 @@ enum lease_renewal lease_keeper_renew(struct lease_keeper *k, struct lease *l)
     case UNSETTLED:
         break;
     }
-    renewed(k, l, now, 0);
+    renewed(k, l, now);
     return LEASE_RENEWED;
 }
 
@@ -296,7 +297,7 @@ bool lease_keeper_take_clock(struct lease_keeper *k, struct buf *deadlines)
             break;
         state(k, l, now, deadlines);
     }
-    if (count == 0 && ms < k->told_ms + LEASE_SETTLE_MS)
+    if (count == 0 && ms < k->told_ms + LEASE_CLOCK_MS)
         return false;
     k->told_ms = ms;
     return true;

@@ -3,7 +3,7 @@
  * clock (lease_table.h), which it runs from where the newest LEASE_CLOCK entry left it, by its own
  * monotonic clock.
  *
- *     granted,              1 s without
+ *     granted,            a moment without
  *     renewed --> UNSETTLED --a renewal--> STATED --applied--> SETTLED
  *                     ^                      |                    |
  *                     '--applied-- CLEARING <+----- a renewal ----'
@@ -31,8 +31,13 @@
 #include "stored/lease/lease_table.h"
 
 enum {
-    LEASE_SETTLE_MS = 1000, /* without a renewal: then the deadline goes into the table */
-    LEASE_ASK_AGAIN_MS = 3000, /* after an entry that seems lost */
+    /* Without a renewal for so long, the deadline goes into the table. It is what a lease may live
+     * longer because its leader died and nobody else knew of its last renewal, on top of the time
+     * without a leader. Shorter than what clients renew in (a third of the TTL), so that it costs
+     * nothing that is not paid anyway; longer than what a client needs that renews at once again. */
+    LEASE_SETTLE_MS = 250,
+    LEASE_CLOCK_MS = 1000, /* the lease clock is told so often, even when there are no deadlines */
+    LEASE_ASK_AGAIN_MS = 1000, /* after an entry that seems lost */
     LEASE_EXPIRE_MAX = 1000,   /* leases per entry */
     LEASE_EXPIRE_KEYS_MAX = 2000, /* their keys, unless one lease alone has more */
     LEASE_ENDING_MAX = 4000,      /* under way at once */
@@ -54,9 +59,10 @@ struct lease_keeper {
 void lease_keeper_init(struct lease_keeper *k, uint64_t (*clock_ms)(void *user), void *user);
 void lease_keeper_fini(struct lease_keeper *k);
 
-/* Takes over. grace_ms goes on top of deadlines nobody knows: an election timeout, because the
- * leader before may have answered renewals until so long before this one was elected. */
-void lease_keeper_start(struct lease_keeper *k, struct lease_table *table, uint64_t grace_ms);
+/* Takes over at clock_ms of the lease clock. A lease whose deadline the table does not know counts
+ * as renewed now: nobody else can renew any more, for what was renewed before this member was
+ * elected counts from before that (stored_lease_calls.c). */
+void lease_keeper_start(struct lease_keeper *k, struct lease_table *table, uint64_t clock_ms);
 void lease_keeper_stop(struct lease_keeper *k); /* the table still exists */
 static inline bool lease_keeper_is_active(const struct lease_keeper *k)
 {

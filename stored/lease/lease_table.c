@@ -160,12 +160,14 @@ void lease_table_fini(struct lease_table *t)
     lease_table_init(t);
 }
 
-static struct lease *add(struct lease_table *t, int64_t id, int64_t ttl, uint64_t deadline_ms)
+static struct lease *add(struct lease_table *t, int64_t id, int64_t ttl, uint64_t number,
+                         uint64_t deadline_ms)
 {
     struct lease *l = xcalloc(1, sizeof(*l));
 
     l->id = id;
     l->ttl = ttl;
+    l->number = number;
     l->deadline_ms = deadline_ms;
     list_init(&l->local.node);
     hmap_put(&t->by_id, (uint64_t)id, l);
@@ -184,7 +186,7 @@ int lease_table_grant(struct lease_table *t, int64_t id, int64_t ttl, int64_t tt
     if (lease_table_find(t, id) != NULL)
         return OUT_LEASE_EXIST;
     ttl_min = ttl_min < 1 ? 1 : ttl_min > TTL_MAX ? TTL_MAX : ttl_min;
-    l = add(t, id, ttl < ttl_min ? ttl_min : ttl, 0);
+    l = add(t, id, ttl < ttl_min ? ttl_min : ttl, ++t->granted, 0);
     wire_put_u8(&t->ops, OP_GRANT);
     wire_put_i64(&t->ops, id);
     wire_put_i64(&t->ops, l->ttl);
@@ -282,11 +284,13 @@ void lease_table_encode(const struct lease_table *t, struct buf *b)
     struct lease **list = lease_table_sorted(t);
 
     wire_put_u64(b, t->clock_ms);
+    wire_put_u64(b, t->granted);
     wire_put_u64(b, t->keeper_term);
     wire_put_u64(b, t->keeper_id);
     for (size_t i = 0; i < t->by_id.count; i++) {
         wire_put_i64(b, list[i]->id);
         wire_put_i64(b, list[i]->ttl);
+        wire_put_u64(b, list[i]->number);
         wire_put_u64(b, list[i]->deadline_ms);
     }
     free(list);
@@ -306,15 +310,16 @@ int lease_table_decode(struct lease_table *t, struct bytes data)
     if (data.len == 0)
         return 0;
     t->clock_ms = wire_get_u64(&r);
+    t->granted = wire_get_u64(&r);
     t->keeper_term = wire_get_u64(&r);
     t->keeper_id = wire_get_u64(&r);
     while (r.pos < r.end && !r.bad) {
         int64_t id = wire_get_i64(&r), ttl = wire_get_i64(&r);
-        uint64_t deadline_ms = wire_get_u64(&r);
+        uint64_t number = wire_get_u64(&r), deadline_ms = wire_get_u64(&r);
 
-        if (r.bad || !is_sane(t, id, ttl))
+        if (r.bad || !is_sane(t, id, ttl) || number > t->granted)
             return -EBADMSG;
-        add(t, id, ttl, deadline_ms);
+        add(t, id, ttl, number, deadline_ms);
     }
     return wire_reader_done(&r);
 }
@@ -331,7 +336,7 @@ static int replay_one(struct lease_table *t, struct wire_reader *r)
         ttl = wire_get_i64(r);
         if (r->bad || !is_sane(t, id, ttl))
             return -EBADMSG;
-        add(t, id, ttl, 0);
+        add(t, id, ttl, ++t->granted, 0);
         return 0;
     case OP_REMOVE:
         l = lease_table_find(t, wire_get_i64(r));

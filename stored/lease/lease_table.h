@@ -5,7 +5,8 @@
  * Time is replicated as the lease clock, a count of milliseconds that the leader's stored moves on
  * by LEASE_CLOCK entries while there are leases. A deadline is a reading of that clock; 0 says
  * that it is not known, and whoever becomes leader then assumes that the lease was renewed just
- * now. What runs between the entries, and who decides that a lease is over, is lease_keeper.
+ * now. An id may be granted again once it is free; `number` tells the leases apart, for entries
+ * that were proposed when the id still meant the one before. What runs between the entries, and who decides that a lease is over, is lease_keeper.
  *
  * Every change is also appended to `ops`, which the keyspace writes into the batch record of its
  * turn; attachments are not, they follow from the keys' own records (lease_table_attach when a
@@ -42,6 +43,7 @@ struct lease_local {
 struct lease {
     int64_t id;
     int64_t ttl;          /* granted, seconds */
+    uint64_t number;      /* the how many-th lease ever granted */
     uint64_t deadline_ms; /* 0: not known */
     struct lease_keys keys;
     struct lease_local local;
@@ -57,6 +59,7 @@ struct lease_observer {
 struct lease_table {
     struct hmap by_id;
     uint64_t clock_ms;
+    uint64_t granted; /* leases ever */
     uint64_t keeper_term, keeper_id; /* whose expiries and deadlines count */
     struct buf ops;
     uint64_t change_count; /* rises with everything an observer could be told of */
@@ -70,6 +73,14 @@ void lease_table_fini(struct lease_table *t); /* and may be used again, empty */
 static inline struct lease *lease_table_find(const struct lease_table *t, int64_t id)
 {
     return id == 0 ? NULL : hmap_get(&t->by_id, (uint64_t)id);
+}
+/* As an entry means it that was proposed when `granted` leases had been granted. */
+static inline struct lease *lease_table_find_as_of(const struct lease_table *t, int64_t id,
+                                                   uint64_t granted)
+{
+    struct lease *l = lease_table_find(t, id);
+
+    return l != NULL && l->number <= granted ? l : NULL;
 }
 static inline size_t lease_table_count(const struct lease_table *t)
 {

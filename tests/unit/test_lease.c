@@ -53,22 +53,35 @@ static int keeper(struct harness *h, uint64_t id)
     return harness_apply(h, PROTO_KIND_LEASE_KEEPER, buf_bytes(&b));
 }
 
-static int expire(struct harness *h, uint64_t id, struct bytes ids)
+static int expire_as_of(struct harness *h, uint64_t id, uint64_t granted, struct bytes ids)
 {
     CLEANUP(buf_fini) struct buf b = BUF_INIT;
 
     wire_put_u64(&b, id);
+    wire_put_u64(&b, granted);
     buf_append_bytes(&b, ids);
     return harness_apply(h, PROTO_KIND_LEASE_EXPIRE, buf_bytes(&b));
 }
 
-static int tell_clock(struct harness *h, uint64_t id, uint64_t now_ms, struct bytes deadlines)
+static int expire(struct harness *h, uint64_t id, struct bytes ids)
+{
+    return expire_as_of(h, id, kv_leases(h->kv)->granted, ids);
+}
+
+static int tell_clock_as_of(struct harness *h, uint64_t id, uint64_t granted, uint64_t now_ms,
+                            struct bytes deadlines)
 {
     CLEANUP(buf_fini) struct buf b = BUF_INIT;
 
     proto_lease_clock_encode(
-        &b, &(struct proto_lease_clock){.keeper = id, .now_ms = now_ms, .deadlines = deadlines});
+        &b, &(struct proto_lease_clock){
+                .keeper = id, .now_ms = now_ms, .granted = granted, .deadlines = deadlines});
     return harness_apply(h, PROTO_KIND_LEASE_CLOCK, buf_bytes(&b));
+}
+
+static int tell_clock(struct harness *h, uint64_t id, uint64_t now_ms, struct bytes deadlines)
+{
+    return tell_clock_as_of(h, id, kv_leases(h->kv)->granted, now_ms, deadlines);
 }
 
 static struct lease *find(struct harness *h, int64_t id)
@@ -256,6 +269,43 @@ Test(lease, only_the_keeper_ends_leases)
     harness_fini(&h);
 }
 
+/* Its id was freed and granted again while the entry was on its way. */
+Test(lease, an_entry_means_the_lease_there_was_when_it_was_proposed)
+{
+    CLEANUP(buf_fini) struct buf ids = BUF_INIT;
+    CLEANUP(buf_fini) struct buf deadlines = BUF_INIT;
+    struct harness h;
+    uint64_t then;
+
+    harness_init(&h, false);
+    keeper(&h, KEEPER);
+    grant(&h, 1, 10);
+    grant(&h, 2, 10);
+    then = kv_leases(h.kv)->granted;
+    for (int64_t id = 1; id <= 2; id++) {
+        wire_put_i64(&ids, id);
+        wire_put_i64(&deadlines, id);
+        wire_put_u64(&deadlines, 5000);
+    }
+    revoke(&h, 1);
+    grant(&h, 1, 100);
+    put(&h, "a", 1, false);
+    for (int i = 0; i < 3; i++) {
+        cr_expect_eq(tell_clock_as_of(&h, KEEPER, then, 1000, buf_bytes(&deadlines)), OUT_OK);
+        cr_expect_eq(find(&h, 1)->deadline_ms, 0, "%d", i);
+        cr_expect_eq(find(&h, 2)->deadline_ms, 5000, "%d", i);
+        if (i == 1)
+            harness_checkpoint(&h);
+        reopen(&h);
+    }
+    cr_expect_eq(expire_as_of(&h, KEEPER, then, buf_bytes(&ids)), OUT_OK);
+    cr_expect_null(find(&h, 2));
+    cr_expect_str_eq(keys_of(&h, 1), "a");
+    cr_expect_eq(expire_as_of(&h, KEEPER, then + 1, buf_bytes(&ids)), OUT_OK);
+    cr_expect_null(find(&h, 1));
+    harness_fini(&h);
+}
+
 /* ---- opening ---- */
 
 static void fill(struct harness *h)
@@ -364,8 +414,6 @@ Test(lease, a_snapshot_carries_them)
 
 /* ---- the keeper ---- */
 
-enum { GRACE_MS = 1000 };
-
 static uint64_t hand_ms; /* the monotonic clock */
 
 static uint64_t hand_clock(void *user)
@@ -379,10 +427,10 @@ struct kept {
     struct buf out; /* of the last take */
 };
 
-static void kept_start(struct kept *t)
+static void kept_start(struct kept *t, uint64_t clock_ms)
 {
     cr_assert_eq(keeper(&t->h, KEEPER), OUT_OK);
-    lease_keeper_start(&t->keeper, kv_leases(t->h.kv), GRACE_MS);
+    lease_keeper_start(&t->keeper, kv_leases(t->h.kv), clock_ms);
 }
 
 static void kept_init(struct kept *t)
@@ -391,7 +439,7 @@ static void kept_init(struct kept *t)
     *t = (struct kept){0};
     harness_init(&t->h, false);
     lease_keeper_init(&t->keeper, hand_clock, NULL);
-    kept_start(t);
+    kept_start(t, 0);
 }
 
 static void kept_fini(struct kept *t)
@@ -582,19 +630,21 @@ Test(keeper, a_new_leader_goes_on_where_the_table_says)
     tell(&t);
     grant(&t.h, 2, 10);
     hand_ms += 900;
-    /* a second passes without a leader: the lease clock stands still */
     lease_keeper_stop(&t.keeper);
+    /* a second passes without a leader */
     hand_ms += 1000;
-    kept_start(&t);
-    cr_expect_eq(lease_keeper_now(&t.keeper), 4000);
-    cr_expect_eq(lease_keeper_remaining(&t.keeper, find(&t.h, 1)), 6);
-    cr_expect_eq(lease_keeper_remaining(&t.keeper, find(&t.h, 2)), 11, "unknown: all, and grace");
+    kept_start(&t, 5900);
+    cr_expect_eq(lease_keeper_now(&t.keeper), 5900);
+    cr_expect_eq(lease_keeper_remaining(&t.keeper, find(&t.h, 1)), 4);
+    cr_expect_eq(lease_keeper_remaining(&t.keeper, find(&t.h, 2)), 10, "unknown: all");
     cr_expect_eq(renew(&t, 1), LEASE_MUST_CLEAR);
     cr_expect_eq(renew(&t, 2), LEASE_RENEWED);
-    hand_ms += 6002;
+    hand_ms += 4102;
     cr_expect_eq(end_due(&t), 1);
     cr_expect_null(find(&t.h, 1));
-    hand_ms += 4000;
+    hand_ms += 5897;
+    cr_expect_eq(end_due(&t), 0);
+    hand_ms += 2;
     cr_expect_eq(end_due(&t), 1);
     kept_fini(&t);
 }
