@@ -1,5 +1,5 @@
 /*
- * The connections to the other members (ARCHITECTURE.md "Peers"). nng_* types stay in peers.c.
+ * The connections to the other members (ARCHITECTURE.md "Peers"). nng_* types stay in peers*.c.
  *
  * One pull socket listens on the own peer URLs. Per other member one push socket dials it for
  * messages and a second one for snapshot chunks, so that a snapshot never delays a heartbeat.
