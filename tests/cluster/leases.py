@@ -13,6 +13,7 @@ import grpc
 from etcd3.etcdrpc import rpc_pb2 as pb
 from etcd3.etcdrpc import rpc_pb2_grpc as stubs
 
+from h2_pipeline import Pipeline, field
 from harness import Client, Cluster, Failure, until
 from tests import test
 
@@ -295,3 +296,138 @@ def lock_counter(target):
         cluster.check_equal()
         cluster.stop()
         return summary
+
+
+# ---- very many that end together ----
+
+MANY = 100000
+MANY_PER_TXN = 125
+# Nobody may be elected, however busy the machine is: that is what is looked at.
+PATIENT = ("--heartbeat-interval", "300", "--election-timeout", "3000")
+
+
+class Putter:
+    """Puts to a key of its own, one after the other; none may fail."""
+
+    def __init__(self, member, name):
+        self.member, self.key = member, name
+        self.count, self.slowest, self.error = 0, 0.0, None
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        with Client(self.member) as client:
+            while not self.stopping.is_set() and self.error is None:
+                began = time.monotonic()
+                try:
+                    client.put(self.key, b"%d" % self.count, timeout=10)
+                except grpc.RpcError as e:
+                    self.error = f"put {self.count} at {self.member.name}: {e.code()} {e.details()}"
+                self.slowest = max(self.slowest, time.monotonic() - began)
+                self.count += 1
+                self.stopping.wait(0.005)
+
+    def check(self):
+        if self.error:
+            raise Failure(self.error)
+
+    def finish(self):
+        self.stopping.set()
+        self.thread.join()
+        self.check()
+
+
+def _many_key(lease_id):
+    return b"many/%d" % lease_id
+
+
+def _grant(lease_id, ends):
+    """A moment of an end for all: each second that goes by, the TTL is one less."""
+    return field(1, max(2, round(ends - time.monotonic()))) + field(2, lease_id)
+
+
+def _attaching(ids):
+    put = lambda i: field(2, field(1, _many_key(i)) + field(2, b"v") + field(3, i))
+    return b"".join(field(2, put(i)) for i in ids)
+
+
+def _grant_with_keys(pipe, ids, ends):
+    """Leases that end then, and a key on each; those that have one."""
+    held = []
+    for at in range(0, len(ids), MANY_PER_TXN * 8):
+        some = ids[at:at + MANY_PER_TXN * 8]
+        if not all(pipe.call("/etcdserverpb.Lease/LeaseGrant", [_grant(i, ends) for i in some])):
+            raise Failure("a grant was refused")
+        txns = [some[i:i + MANY_PER_TXN] for i in range(0, len(some), MANY_PER_TXN)]
+        # on a machine that has become slow, a lease may be over by now: then these have no key
+        done = pipe.call("/etcdserverpb.KV/Txn", [_attaching(t) for t in txns])
+        held += [i for txn, ok in zip(txns, done) if ok for i in txn]
+    return held
+
+
+def _deletions(member, prefix):
+    """The key of every deletion below the prefix that the event log has."""
+    request = pb.WatchCreateRequest(key=prefix, range_end=prefix[:-1] + bytes((prefix[-1] + 1,)),
+                                    start_revision=1, filters=[pb.WatchCreateRequest.NOPUT])
+    found, done = [], threading.Event()
+
+    def requests():
+        yield pb.WatchRequest(create_request=request)
+        done.wait()
+
+    with Client(member) as client:
+        client.put(prefix + b"end", b"x")
+        last = client.kv.DeleteRange(pb.DeleteRangeRequest(key=prefix + b"end")).header.revision
+        for answer in stubs.WatchStub(client.channel).Watch(requests(), timeout=60):
+            if answer.canceled:
+                raise Failure(f"the watch was canceled: {answer}")
+            found += [e.kv.key for e in answer.events]
+            if answer.events and answer.events[-1].kv.mod_revision >= last:
+                break
+        done.set()
+    return found[:-1]
+
+
+@test("lease-100000-at-once", 30)
+def lease_many_at_once(target):
+    """They end at the same moment, each with a key, while others put: nobody notices."""
+    with Cluster(target, 3, PATIENT).start() as cluster:
+        leader = cluster.wait_leader()
+        term = leader.status().header.raft_term
+        follower = next(m for m in cluster.members if m is not leader)
+        ids = list(range(1, MANY + 1))
+        with Pipeline(leader) as pipe:
+            began = time.monotonic()
+            held = _grant_with_keys(pipe, ids[:MANY // 20], began + 3)
+            took = time.monotonic() - began
+            # as long as it seems to take, and a third of it more
+            held += _grant_with_keys(pipe, ids[MANY // 20:], time.monotonic() + 3 + 26 * took)
+        putters = [Putter(m, f"put-by-{m.name}") for m in cluster.members]
+        with Client(follower) as client:
+            lease = stubs.LeaseStub(client.channel)
+
+            def count():
+                for p in putters:
+                    p.check()
+                return client.kv.Range(pb.RangeRequest(key=b"many/", range_end=b"many0", count_only=True),
+                                       timeout=20).count
+
+            began = time.monotonic()
+            until(lambda: f"no key is left, {count()} are", lambda: count() == 0, 90, 0.2)
+            took = time.monotonic() - began
+            until("every lease is gone",
+                  lambda: not lease.LeaseLeases(pb.LeaseLeasesRequest(), timeout=20).leases, 30)
+        for p in putters:
+            p.finish()
+        now = {m.status().header.raft_term for m in cluster.members}
+        if now != {term}:
+            raise Failure(f"the term was {term} and is {now}")
+        deleted = collections.Counter(_deletions(follower, b"many/"))
+        if deleted != collections.Counter(_many_key(i) for i in held):
+            twice = [k for k, n in deleted.items() if n > 1]
+            raise Failure(f"{len(held)} keys, {len(deleted)} deleted, twice: {twice[:5]}")
+        cluster.check_equal()
+        cluster.stop()
+        return (f"{len(held)} keys, gone after {took:.1f} s, {sum(p.count for p in putters)} puts, "
+                f"slowest {max(p.slowest for p in putters) * 1000:.0f} ms")
