@@ -238,26 +238,23 @@ static const struct ctl_command cmd_status = {
 /* The program that makes the directory takes the same flags. */
 static int run_restore(struct ctl *c, struct ctl_args *a)
 {
-    static const char *const names[] = {"bump-revision",
-                                        "data-dir",
-                                        "initial-advertise-peer-urls",
-                                        "initial-cluster",
-                                        "initial-cluster-token",
-                                        "mark-compacted",
-                                        "name",
-                                        "skip-hash-check",
-                                        "wal-dir"};
+    static const char *const names[] = {"data-dir",        "initial-advertise-peer-urls",
+                                        "initial-cluster", "initial-cluster-token",
+                                        "mark-compacted",  "name",
+                                        "skip-hash-check", "wal-dir"};
     const char *dir = getenv("CONCLAVE_LIBEXECDIR");
     CLEANUP(freep)
     char *program =
         xasprintf("%s/conclave-restore", dir != NULL && *dir != '\0' ? dir : LIBEXECDIR);
-    const char *argv[ARRAY_LEN(names) + 4] = {program};
+    const char *argv[ARRAY_LEN(names) + 5] = {program};
     size_t argc = 1;
     char *why = NULL;
     int status;
 
     if (a->argc != 1)
         ctl_die(CTL_EXIT_BAD_ARGS, "snapshot restore requires exactly one argument");
+    if ((ctl_args_int(a, "bump-revision") != 0) != ctl_args_bool(a, "mark-compacted"))
+        ctl_die(CTL_EXIT_BAD_ARGS, "--mark-compacted required if --revision-bump > 0");
     if (access(a->argv[0], R_OK) != 0) {
         why = errno_text(errno);
         ctl_die(CTL_EXIT_ERROR, "open %s: %s", a->argv[0], why);
@@ -265,6 +262,9 @@ static int run_restore(struct ctl *c, struct ctl_args *a)
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (ctl_args_given(a, names[i]))
             argv[argc++] = xasprintf("--%s=%s", names[i], ctl_args_string(a, names[i]));
+    if (ctl_args_given(a, "bump-revision")) /* which may have been hexadecimal */
+        argv[argc++] =
+            xasprintf("--bump-revision=%" PRIu64, (uint64_t)ctl_args_int(a, "bump-revision"));
     argv[argc++] = "--";
     argv[argc++] = a->argv[0];
     argv[argc] = NULL;
@@ -276,7 +276,7 @@ static int run_restore(struct ctl *c, struct ctl_args *a)
 
 static const struct ctl_flag restore_flags[] = {
     {.name = "bump-revision",
-     .type = CTL_FLAG_INT,
+     .type = CTL_FLAG_UINT,
      .initial = "0",
      .usage = "How much to increase the latest revision after restore"},
     CTL_STRING("data-dir", "", "Path to the data directory"),

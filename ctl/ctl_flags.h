@@ -18,7 +18,7 @@ enum ctl_flag_type {
     CTL_FLAG_STRING,
     CTL_FLAG_BOOL,
     CTL_FLAG_INT,      /* 64 bits; decimal, 0x, 0o, 0b and 0 prefixes */
-    CTL_FLAG_UINT,     /* 32 bits */
+    CTL_FLAG_UINT,     /* the same without a sign */
     CTL_FLAG_DURATION, /* "1h2m3.5s" */
     CTL_FLAG_LIST,     /* comma-separated; repeating adds */
 };

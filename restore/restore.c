@@ -280,7 +280,8 @@ static int write_state(struct restore *r)
 static int write_log(struct restore *r)
 {
     CLEANUP(freep) char *snap_dir = xasprintf("%s/member/snap", r->building);
-    CLEANUP(freep) char *wal_dir =
+    CLEANUP(freep)
+    char *wal_dir =
         *r->wal_dir != '\0' ? xstrdup(r->wal_dir) : xasprintf("%s/member/wal", r->building);
     struct wal_snapshot marker = {
         .index = r->cluster.count, .term = FIRST_TERM, .conf = buf_bytes(&r->members)};
@@ -339,10 +340,11 @@ static char *describe(const struct restore *r)
 {
     return xasprintf("restored %s into %s: member %" PRIx64 " of cluster %" PRIx64
                      ", revision %" PRId64 ", %" PRIu64 " keys in %" PRIu64 " versions, %" PRIu64
-                     " leases, %" PRIu64 " users, %" PRIu64 " roles",
+                     " leases, %" PRIu64 " alarms, %" PRIu64 " users, %" PRIu64 " roles",
                      r->args->snapshot, r->args->data_dir, r->member_id, r->cluster_id,
                      r->imported.revision, r->key_count, r->imported.version_count,
-                     r->imported.lease_count, r->imported.user_count, r->imported.role_count);
+                     r->imported.lease_count, r->imported.alarm_count, r->imported.user_count,
+                     r->imported.role_count);
 }
 
 static void trim_slashes(char *path)

@@ -2,8 +2,8 @@
  * The small buckets are copied when the export begins; the large one, of revisions, comes from an
  * iterator of the engine, which sees the state of that moment as long as it lives.
  *
- * The cluster version is left out: etcd refuses to start below it, and decides it anew when it is
- * not there.
+ * The cluster version is that of the release whose format the file has, as an etcd of that release
+ * would have written: members of 3.6 and later refuse to start below what they find there.
  */
 #include "stored/kv/kv_export.h"
 
@@ -23,6 +23,7 @@
 #include "stored/kv/kv_internal.h"
 
 enum { SHA256_BYTES = 32 };
+#define FORMAT_VERSION "3.5.0" /* meta as 3.5 keeps it: no storageVersion */
 
 struct small_item {
     enum etcd_bucket bucket;
@@ -196,6 +197,17 @@ static void add_alarms(struct kv_export *e, const struct store_alarms *a)
     }
 }
 
+/* 0: not known, or all of it, as etcd has it for a lease that was renewed since the last look. */
+static int64_t remaining_ttl(const struct lease_table *leases, const struct lease *l)
+{
+    uint64_t left_ms;
+
+    if (l->deadline_ms == 0)
+        return 0;
+    left_ms = l->deadline_ms > leases->clock_ms ? l->deadline_ms - leases->clock_ms : 0;
+    return MIN(MAX((int64_t)((left_ms + 999) / 1000), INT64_C(1)), l->ttl);
+}
+
 static void add_leases(struct kv_export *e, const struct lease_table *leases)
 {
     CLEANUP(freep) struct lease **sorted = lease_table_sorted(leases);
@@ -207,6 +219,7 @@ static void add_leases(struct kv_export *e, const struct lease_table *leases)
         wire_store_be64(key, (uint64_t)sorted[i]->id);
         pb_put_i64(&message, 1, sorted[i]->id);
         pb_put_i64(&message, 2, sorted[i]->ttl);
+        pb_put_i64(&message, 3, remaining_ttl(leases, sorted[i]));
         add(e, ETCD_LEASE, bytes_of(key, sizeof(key)), buf_bytes(&message));
     }
 }
@@ -293,6 +306,8 @@ struct kv_export *kv_export_new(struct kv *kv)
     for (size_t i = 0; i < kv->members.count; i++)
         add_member(e, &kv->members.list[i]);
     add_leases(e, &kv->leases);
+    if (kv_cluster_version(kv).len > 0) /* once it is decided */
+        add(e, ETCD_CLUSTER, BYTES_LIT("clusterVersion"), BYTES_LIT(FORMAT_VERSION));
     add_auth(e, &kv->auth);
     add_meta(e, kv);
     qsort(e->items, e->item_count, sizeof(e->items[0]), item_cmp);

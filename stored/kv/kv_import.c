@@ -15,7 +15,7 @@
 #include "stored/kv/kv_engine.h"
 #include "stored/kv/kv_internal.h"
 
-enum { LEASES_MAX = 16 << 20, NAMES_MAX = 1 << 20 };
+enum { LEASES_MAX = 16 << 20, NAMES_MAX = 1 << 20, ALARMS_MAX = 1000 };
 
 struct kv_import {
     struct kv_import_args args;
@@ -23,6 +23,7 @@ struct kv_import {
     bool has_bucket[ETCD_BUCKET_COUNT];
     struct bbolt_cursor versions;
     bool versions_over;
+    struct store_alarms alarms;
     struct lease_table leases;
     struct auth_store auth;
     int64_t compacted, last_main;
@@ -97,22 +98,48 @@ static int read_mark(struct kv_import *m, const char *name, int64_t *ret, char *
     return *ret < 0 ? refuse(ret_error, "impossible revision in", bytes_str(name)) : 0;
 }
 
+/* Alarms stay, under the ids of the old members, until they are disarmed: as with etcd. */
+static int take_alarm(struct kv_import *m, const struct bbolt_item *item, char **ret_error)
+{
+    struct pb_reader r = pb_reader(item->key);
+    struct store_alarm alarm = {0};
+    struct pb_field f;
+
+    while (pb_next(&r, &f)) {
+        if (f.number == 1 && f.type == PB_VARINT)
+            alarm.member_id = f.value;
+        else if (f.number == 2 && f.type == PB_VARINT)
+            alarm.type = (uint32_t)MIN(f.value, (uint64_t)UINT32_MAX);
+    }
+    if (r.bad || m->alarms.count >= ALARMS_MAX)
+        return -EBADMSG;
+    if (alarm.type == STORE_ALARM_NOSPACE || alarm.type == STORE_ALARM_CORRUPT)
+        store_alarms_add(&m->alarms, alarm);
+    return 0;
+}
+
+/* What is left of a lease runs on from the first start. */
 static int take_lease(struct kv_import *m, const struct bbolt_item *item, char **ret_error)
 {
     struct pb_reader r = pb_reader(item->value);
     struct lease *lease;
     struct pb_field f;
-    int64_t id = 0, ttl = 0;
+    int64_t id = 0, ttl = 0, remaining = 0;
 
     while (pb_next(&r, &f)) {
         if (f.number == 1 && f.type == PB_VARINT)
             id = (int64_t)f.value;
         else if (f.number == 2 && f.type == PB_VARINT)
             ttl = (int64_t)f.value;
+        else if (f.number == 3 && f.type == PB_VARINT)
+            remaining = (int64_t)f.value;
     }
     if (r.bad || lease_table_count(&m->leases) >= LEASES_MAX ||
         lease_table_grant(&m->leases, id, ttl, 1, &lease) != OUT_OK)
         return -EBADMSG;
+    if (remaining > 0)
+        lease_table_set_deadline(&m->leases, lease,
+                                 m->leases.clock_ms + (uint64_t)MIN(remaining, lease->ttl) * 1000);
     return 0;
 }
 
@@ -200,7 +227,9 @@ static int read_tables(struct kv_import *m, char **ret_error)
     if (r != 0)
         return r;
     m->compacted = MAX(scheduled, finished);
-    r = each(m, ETCD_LEASE, take_lease, ret_error);
+    r = each(m, ETCD_ALARM, take_alarm, ret_error);
+    if (r == 0)
+        r = each(m, ETCD_LEASE, take_lease, ret_error);
     if (r == 0)
         r = each(m, ETCD_AUTH_ROLES, take_role, ret_error);
     if (r == 0)
@@ -239,6 +268,7 @@ void kv_import_free(struct kv_import *m)
 {
     if (m == NULL)
         return;
+    store_alarms_fini(&m->alarms);
     lease_table_fini(&m->leases);
     auth_store_fini(&m->auth);
     buf_fini(&m->batch);
@@ -354,6 +384,7 @@ static uint64_t state_hash(const struct kv_import *m)
 
 int kv_import_finish(struct kv_import *m, char **ret_error)
 {
+    CLEANUP(buf_fini) struct buf alarms = BUF_INIT;
     CLEANUP(buf_fini) struct buf leases = BUF_INIT;
     CLEANUP(buf_fini) struct buf auth = BUF_INIT;
     CLEANUP(buf_fini) struct buf base = BUF_INIT;
@@ -370,6 +401,7 @@ int kv_import_finish(struct kv_import *m, char **ret_error)
         revision += (int64_t)m->args.bump_revision;
         compact_revision = revision;
     }
+    store_alarms_encode(&m->alarms, &alarms);
     lease_table_encode(&m->leases, &leases);
     auth_store_encode(&m->auth, &auth);
     kv_batch_record_encode(&base, &(struct kv_batch_record){.is_base = true,
@@ -380,6 +412,7 @@ int kv_import_finish(struct kv_import *m, char **ret_error)
                                                             .has_members = true,
                                                             .members = m->args.members,
                                                             .has_alarms = true,
+                                                            .alarms = buf_bytes(&alarms),
                                                             .has_version = true,
                                                             .has_leases = true,
                                                             .leases = buf_bytes(&leases),
@@ -391,6 +424,7 @@ int kv_import_finish(struct kv_import *m, char **ret_error)
     m->result.revision = revision;
     m->result.compact_revision = compact_revision;
     m->result.lease_count = lease_table_count(&m->leases);
+    m->result.alarm_count = m->alarms.count;
     m->result.user_count = m->auth.user_count;
     m->result.role_count = m->auth.role_count;
     return 0;

@@ -1,7 +1,7 @@
 /*
- * A keyspace made from a snapshot file of etcd or Conclave: history, leases, users and roles. What
- * belongs to the old cluster (members, alarms, cluster version, indexes) is left behind, as etcd's
- * `snapshot restore` does; the new members are given.
+ * A keyspace made from a snapshot file of etcd or Conclave: history, leases with what is left
+ * of them, alarms, users and roles. What belongs to the old cluster (members, indexes) is left
+ * behind, and its version decided anew, as with etcd's `snapshot restore`; the new members are given.
  *
  * Fills a fresh engine. Nothing may use its content unless kv_import_finish returned 0: then
  * kv_open on it gives the state. Equal arguments give equal states with equal chain hashes, so the
@@ -40,7 +40,7 @@ int kv_import_finish(struct kv_import *m, char **ret_error);
 
 struct kv_import_result {
     int64_t revision, compact_revision;
-    uint64_t version_count, lease_count, user_count, role_count;
+    uint64_t version_count, lease_count, alarm_count, user_count, role_count;
 };
 void kv_import_get_result(const struct kv_import *m, struct kv_import_result *ret);
 

@@ -239,6 +239,25 @@ Test(kv_export, members)
     harness_fini(&h);
 }
 
+/* The file has the format of 3.5, whatever the cluster's version is. */
+Test(kv_export, cluster_version)
+{
+    struct harness h;
+    struct snapshot_file f;
+
+    harness_init(&h, false);
+    CLEANUP(buf_fini) struct buf undecided = export_with(&h, NULL);
+    must_be_whole(buf_bytes(&undecided), &f);
+    CLEANUP(freep) char *none = text_value(&f, ETCD_CLUSTER, "clusterVersion");
+    cr_assert_str_eq(none, "none");
+    cr_assert_eq(harness_apply(&h, PROTO_KIND_CLUSTER_VERSION, BYTES_LIT("3.7.0")), OUT_OK);
+    CLEANUP(buf_fini) struct buf decided = export_with(&h, NULL);
+    must_be_whole(buf_bytes(&decided), &f);
+    CLEANUP(freep) char *version = text_value(&f, ETCD_CLUSTER, "clusterVersion");
+    cr_assert_str_eq(version, "3.5.0");
+    harness_fini(&h);
+}
+
 static char *hex_items(const struct snapshot_file *f, enum etcd_bucket which)
 {
     struct bbolt_bucket b = bucket(f, which);
@@ -282,12 +301,19 @@ Test(kv_export, leases_and_auth)
                                                                            .password = KEY("$2")}),
                  OUT_OK);
     cr_assert_eq(auth_store_user_grant(&h.kv->auth, KEY("u1"), KEY("r1"), &changed), OUT_OK);
+    lease_table_set_clock(&h.kv->leases, 5000);
+    cr_assert_eq(lease_table_grant(&h.kv->leases, 8, 60, 1, &lease), OUT_OK);
+    lease_table_set_deadline(&h.kv->leases, lease, 5000 + 30000);
+    store_alarms_add(&h.kv->alarms, (struct store_alarm){0xa0bd4a7dac3eb173, STORE_ALARM_NOSPACE});
     CLEANUP(buf_fini) struct buf file = export_with(&h, NULL);
     must_be_whole(buf_bytes(&file), &f);
     CLEANUP(freep) char *leases = hex_items(&f, ETCD_LEASE);
+    CLEANUP(freep) char *alarms = hex_items(&f, ETCD_ALARM);
     CLEANUP(freep) char *users = hex_items(&f, ETCD_AUTH_USERS);
     CLEANUP(freep) char *roles = hex_items(&f, ETCD_AUTH_ROLES);
-    cr_assert_str_eq(leases, "0000000000000007=0807103c 000000000000012c=08ac0210901c ");
+    cr_assert_str_eq(leases, "0000000000000007=0807103c 0000000000000008=0808103c181e "
+                             "000000000000012c=08ac0210901c ");
+    cr_assert_str_eq(alarms, "08f3e2fae1dacfd2dea0011001= ");
     cr_assert_str_eq(users, "7531=0a02753112022432" "1a0272312200 ");
     cr_assert_str_eq(roles, "7231=0a027231120808021201" "6b1a016c ");
     harness_fini(&h);

@@ -152,6 +152,59 @@ Test(kv_import, raised_revision)
     harness_fini(&to);
 }
 
+Test(kv_import, what_is_left_of_leases)
+{
+    static const struct {
+        uint64_t deadline_ms; /* the clock is at 100 s */
+        int64_t want_s;       /* 0: not known */
+    } rows[] = {{0, 0},           {1, 1},           {99000, 1},      {100000, 1},   {100001, 1},
+                {101000, 1},      {101001, 2},      {130000, 30},    {160000, 60},  {160001, 60},
+                {UINT64_MAX, 60}};
+    CLEANUP(freep) char *error = NULL;
+    struct harness from, to;
+    struct lease *lease;
+
+    history(&from);
+    lease_table_set_clock(&from.kv->leases, 100000);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        cr_assert_eq(lease_table_grant(&from.kv->leases, (int64_t)i + 1, 60, 1, &lease), OUT_OK);
+        lease_table_set_deadline(&from.kv->leases, lease, rows[i].deadline_ms);
+    }
+    CLEANUP(buf_fini) struct buf file = export(&from);
+    cr_assert_eq(import_with(buf_bytes(&file), 0, &to, &error), 0, "%s", error);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        lease = lease_table_find(&to.kv->leases, (int64_t)i + 1);
+        cr_assert_not_null(lease);
+        cr_assert_eq(lease->ttl, 60);
+        cr_assert_eq(lease->deadline_ms,
+                     rows[i].want_s == 0
+                         ? 0
+                         : to.kv->leases.clock_ms + (uint64_t)rows[i].want_s * 1000,
+                     "row %zu: %d", i, (int)lease->deadline_ms);
+    }
+    harness_fini(&from);
+    harness_fini(&to);
+}
+
+Test(kv_import, alarms_stay)
+{
+    CLEANUP(freep) char *error = NULL;
+    struct harness from, to;
+
+    history(&from);
+    store_alarms_add(&from.kv->alarms, (struct store_alarm){7, STORE_ALARM_CORRUPT});
+    store_alarms_add(&from.kv->alarms, (struct store_alarm){UINT64_MAX, STORE_ALARM_NOSPACE});
+    CLEANUP(buf_fini) struct buf file = export(&from);
+    cr_assert_eq(import_with(buf_bytes(&file), 0, &to, &error), 0, "%s", error);
+    cr_assert_eq(to.kv->alarms.count, 2);
+    cr_assert_eq(to.kv->alarms.list[0].member_id, 7);
+    cr_assert_eq(to.kv->alarms.list[0].type, STORE_ALARM_CORRUPT);
+    cr_assert_eq(to.kv->alarms.list[1].member_id, UINT64_MAX);
+    cr_assert_eq(to.kv->alarms.list[1].type, STORE_ALARM_NOSPACE);
+    harness_fini(&from);
+    harness_fini(&to);
+}
+
 Test(kv_import, leases_and_auth)
 {
     CLEANUP(freep) char *error = NULL;
@@ -239,6 +292,13 @@ Test(kv_import, refused)
          {ETCD_KEY, REV("\2"), BYTES_LIT("\x0a\x01" "a\x10\x02\x18\x03\x20\x01")}, -EBADMSG},
         {"lease 0", {ETCD_LEASE, BYTES_LIT("\0\0\0\0\0\0\0\0"), BYTES_EMPTY}, -EBADMSG},
         {"lease that is no message", {ETCD_LEASE, BYTES_LIT("x"), BYTES_LIT("\xff")}, -EBADMSG},
+        {"lease with more left than it has",
+         {ETCD_LEASE, BYTES_LIT("x"), BYTES_LIT("\x08\x01\x10\x05\x18\x7f")}, 0},
+        {"lease with a negative rest",
+         {ETCD_LEASE, BYTES_LIT("x"),
+          BYTES_LIT("\x08\x01\x10\x05\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")}, 0},
+        {"alarm that is no message", {ETCD_ALARM, BYTES_LIT("\xff"), BYTES_EMPTY}, -EBADMSG},
+        {"unknown alarm", {ETCD_ALARM, BYTES_LIT("\x08\x01\x10\x09"), BYTES_EMPTY}, 0},
         {"user that is no message", {ETCD_AUTH_USERS, BYTES_LIT("u"), BYTES_LIT("\xff")}, -EBADMSG},
         {"role that is no message", {ETCD_AUTH_ROLES, BYTES_LIT("r"), BYTES_LIT("\xff")}, -EBADMSG},
         {"short mark", {ETCD_META, BYTES_LIT("scheduledCompactRev"), BYTES_LIT("12")}, -EBADMSG},
