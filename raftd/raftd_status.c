@@ -26,10 +26,6 @@ static bool may_read_locally(const struct raftd *r)
 
 void raftd_status_fill(struct raftd *r, struct proto_raft_status *ret)
 {
-    struct wal_thread_stats wal = {0};
-
-    if (r->wal_thread != NULL)
-        wal_thread_get_stats(r->wal_thread, &wal);
     *ret = (struct proto_raft_status){
         .cluster_id = r->cluster_id,
         .member_id = r->member_id,
@@ -38,9 +34,6 @@ void raftd_status_fill(struct raftd *r, struct proto_raft_status *ret)
         .proposals_pending = raftd_proposals_pending(r),
         .proposals_failed = r->counters.proposals_failed,
         .read_indexes_failed = r->counters.reads_failed,
-        .wal_sync_count = wal.sync_count,
-        .wal_sync_ns_sum = wal.sync_ns_sum,
-        .wal_bytes = wal.bytes_written,
         .election_timeout_ms = r->conf->election_ms,
     };
     if (r->raft == NULL)

@@ -247,9 +247,6 @@ void proto_raft_status_encode(struct buf *b, const struct proto_raft_status *m)
     wire_put_u64(b, m->proposals_pending);
     wire_put_u64(b, m->proposals_failed);
     wire_put_u64(b, m->read_indexes_failed);
-    wire_put_u64(b, m->wal_sync_count);
-    wire_put_u64(b, m->wal_sync_ns_sum);
-    wire_put_u64(b, m->wal_bytes);
     wire_put_u64(b, m->election_timeout_ms);
 }
 
@@ -271,9 +268,6 @@ int proto_raft_status_decode(struct bytes body, struct proto_raft_status *ret)
     ret->proposals_pending = wire_get_u64(&r);
     ret->proposals_failed = wire_get_u64(&r);
     ret->read_indexes_failed = wire_get_u64(&r);
-    ret->wal_sync_count = wire_get_u64(&r);
-    ret->wal_sync_ns_sum = wire_get_u64(&r);
-    ret->wal_bytes = wire_get_u64(&r);
     ret->election_timeout_ms = wire_get_u64(&r);
     return wire_reader_done(&r);
 }

@@ -270,10 +270,8 @@ struct proto_raft_status {
     bool local_reads;
     uint64_t leader_changes;   /* seen by this process */
     uint64_t proposals_pending;
-    uint64_t proposals_failed;
+    uint64_t proposals_failed; /* since start, as the next */
     uint64_t read_indexes_failed;
-    uint64_t wal_sync_count, wal_sync_ns_sum; /* since start */
-    uint64_t wal_bytes;
     uint64_t election_timeout_ms;
 };
 void proto_raft_status_encode(struct buf *b, const struct proto_raft_status *m);

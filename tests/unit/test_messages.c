@@ -38,7 +38,7 @@ ROUND_TRIP(conf_change, false, .op = PROTO_CONF_PROMOTE,
                       .peer_urls = BYTES_LIT("http://a:1"), .client_urls = BYTES_LIT("http://a:2")})
 ROUND_TRIP(raft_status, false, .cluster_id = 1, .member_id = 2, .leader_id = 3, .term = 4,
            .commit_index = 5, .applied_index = 6, .last_index = 7, .state = PROTO_RAFT_LEADER,
-           .is_learner = true, .local_reads = true, .leader_changes = 8, .wal_bytes = 9,
+           .is_learner = true, .local_reads = true, .leader_changes = 8, .proposals_pending = 9,
            .election_timeout_ms = 1000)
 ROUND_TRIP(read, true, .kind = PROTO_READ_TXN, .linearizable = true, .identity = BYTES_LIT("u"),
            .body = BYTES_LIT("range"))
