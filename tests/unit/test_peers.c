@@ -11,6 +11,7 @@
 #include "lib/loop/loop.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
+#include "lib/wire/wire.h"
 #include "raftd/peer/peers.h"
 
 enum { CLUSTER = 77, A = 1, B = 2 };
@@ -29,17 +30,23 @@ struct end {
     uint64_t id;
     int port;
     unsigned int frames, ups, downs;
+    uint64_t heard[PEER_LANE_COUNT]; /* the last number that settle() said */
 };
 
 static void on_frame(void *user, const struct peer_header *h, const struct peer_frame *f)
 {
     struct end *e = user;
+    struct wire_reader r = wire_reader(f->body);
+    uint8_t lane = wire_get_u8(&r);
+    uint64_t number = wire_get_u64(&r);
 
     if (f->type == PEER_HELLO)
         return;
     cr_assert_neq(h->from, e->id);
     cr_assert_eq(h->to, e->id);
     e->frames++;
+    if (wire_reader_done(&r) == 0 && lane < PEER_LANE_COUNT)
+        e->heard[lane] = number;
 }
 
 static void on_up(void *user, uint64_t id)
@@ -133,6 +140,55 @@ static void converse(struct end *a, struct end *b)
     }
 }
 
+static void say_number(struct end *from, struct end *to, enum peer_lane lane, uint64_t number)
+{
+    struct buf *b = peers_begin(from->peers, to->id, lane, PEER_RAFT);
+
+    if (b == NULL)
+        return;
+    wire_put_u8(b, (uint8_t)lane);
+    wire_put_u64(b, number);
+    peers_end(from->peers);
+}
+
+static bool all_heard(const struct end *e, uint64_t number)
+{
+    for (int k = 0; k < PEER_LANE_COUNT; k++) {
+        if (e->heard[k] != number)
+            return false;
+    }
+    return true;
+}
+
+/* Until all four connections stand and nothing is on its way. To be called before one end stops:
+ * nng before 1.6 never finishes a connection that it closes having read half of a message, nor any
+ * other one of the process from then on; Criterion, which uses it too, then ends without a word. */
+static void settle(struct end *a, struct end *b)
+{
+    enum { SAY_AGAIN_MS = 200 }; /* should a connection have ended meanwhile */
+    static uint64_t number;
+
+    do {
+        uint64_t until = loop_now_ms(a->loop) + SAY_AGAIN_MS;
+
+        number++;
+        for (int k = 0; k < PEER_LANE_COUNT; k++) {
+            say_number(a, b, (enum peer_lane)k, number);
+            say_number(b, a, (enum peer_lane)k, number);
+        }
+        while (!(all_heard(a, number) && all_heard(b, number)) && loop_now_ms(a->loop) < until)
+            loop_run_once(a->loop, 50);
+    } while (!(all_heard(a, number) && all_heard(b, number)));
+}
+
+static void stop_both(struct end *a, struct end *b)
+{
+    settle(a, b);
+    peers_stop(a->peers);
+    peers_stop(b->peers);
+    loop_free(a->loop);
+}
+
 Test(peers, two_members_converse_and_one_goes)
 {
     struct loop *loop = loop_new();
@@ -143,11 +199,13 @@ Test(peers, two_members_converse_and_one_goes)
     meet(&a, &b);
     meet(&b, &a);
     converse(&a, &b);
+    settle(&a, &b);
     peers_stop(b.peers);
     WAIT_FOR(loop, a.downs == 1);
     start(&b, loop, B, b.port);
     meet(&b, &a);
     converse(&a, &b);
+    settle(&a, &b);
     peers_remove(a.peers, B);
     cr_assert_not(peers_has(a.peers, B));
     peers_stop(a.peers);
@@ -184,9 +242,7 @@ Test(peers, callers_that_hang_up_do_not_deafen_the_listener)
     meet(&a, &b);
     meet(&b, &a);
     converse(&a, &b);
-    peers_stop(a.peers);
-    peers_stop(b.peers);
-    loop_free(loop);
+    stop_both(&a, &b);
 }
 
 Test(peers, a_listener_that_hangs_up_does_not_silence_the_dialer)
@@ -210,7 +266,5 @@ Test(peers, a_listener_that_hangs_up_does_not_silence_the_dialer)
     start(&b, loop, B, port);
     meet(&b, &a);
     converse(&a, &b);
-    peers_stop(a.peers);
-    peers_stop(b.peers);
-    loop_free(loop);
+    stop_both(&a, &b);
 }
