@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <openssl/rand.h>
-#include <openssl/sha.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +22,7 @@
 #include "lib/loop/loop.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/macros.h"
+#include "lib/util/sha256.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 #include "lib/wire/wire.h"
@@ -158,7 +158,7 @@ static void user_change_password(struct grpc_call *call)
 
 struct login_state {
     char letters[TOKEN_LETTERS];
-    uint8_t digest[SHA256_DIGEST_LENGTH];
+    uint8_t digest[SHA256_BYTES];
     struct buf stamp;
 };
 
@@ -245,7 +245,7 @@ static void propose_token(struct grpc_call *call, struct bytes stamp)
         grpc_fail_outcome(call, OUT_INTERNAL);
         return;
     }
-    SHA256((const uint8_t *)l->letters, TOKEN_LETTERS, l->digest);
+    sha256_of(bytes_of(l->letters, TOKEN_LETTERS), l->digest);
     buf_clear(&l->stamp);
     buf_append_bytes(&l->stamp, stamp);
     call->backend.done = on_token;

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include "lib/util/buf.h"
 #include "lib/util/crc32c.h"
 #include "lib/util/macros.h"
+#include "lib/util/sha256.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/wire.h"
 
@@ -106,16 +106,13 @@ static char *describe_hash(const uint8_t hash[SNAPSHOT_HASH_BYTES])
 
 int snapshot_file_verify_hash(const struct snapshot_file *f, char **ret_error)
 {
-    uint8_t digest[EVP_MAX_MD_SIZE];
-    unsigned int len = 0;
+    uint8_t digest[SHA256_BYTES];
 
     if (!f->has_hash) {
         *ret_error = xstrdup("snapshot missing hash but --skip-hash-check=false");
         return -EBADMSG;
     }
-    if (EVP_Digest(f->image.data, f->image.len, digest, &len, EVP_sha256(), NULL) != 1 ||
-        len != SNAPSHOT_HASH_BYTES)
-        PANIC("SHA-256 is not available");
+    sha256_of(f->image, digest);
     if (memcmp(digest, f->hash, SNAPSHOT_HASH_BYTES) != 0) {
         CLEANUP(freep) char *expected = describe_hash(f->hash);
         CLEANUP(freep) char *got = describe_hash(digest);

@@ -11,8 +11,9 @@
 #include <stdint.h>
 #include "lib/bbolt/bbolt.h"
 #include "lib/util/bytes.h"
+#include "lib/util/sha256.h"
 
-enum { SNAPSHOT_HASH_BYTES = 32, SNAPSHOT_BLOCK_BYTES = 512 };
+enum { SNAPSHOT_HASH_BYTES = SHA256_BYTES, SNAPSHOT_BLOCK_BYTES = 512 };
 
 struct snapshot_file {
     struct bytes map; /* the whole file */

@@ -2,11 +2,9 @@
 
 #include <assert.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
 #include <string.h>
 #include <xxhash.h>
-#include "lib/util/macros.h"
+#include "lib/util/sha256.h"
 #include "lib/wire/wire.h"
 
 enum { STAMP_VERSION = 1 };
@@ -18,19 +16,14 @@ void auth_stamps_fini(struct auth_stamps *s)
     explicit_bzero(s->key, sizeof(s->key));
 }
 
-static void sign(const struct auth_store *a, struct bytes text, uint8_t ret_mac[EVP_MAX_MD_SIZE])
+static void sign(const struct auth_store *a, struct bytes text, uint8_t ret_mac[SHA256_BYTES])
 {
-    unsigned int len = 0;
-
-    if (HMAC(EVP_sha256(), a->key, (int)sizeof(a->key), text.data, text.len, ret_mac, &len) ==
-            NULL ||
-        len < AUTH_STAMP_MAC_BYTES)
-        PANIC("HMAC is not available");
+    sha256_hmac(bytes_of(a->key, sizeof(a->key)), text, ret_mac);
 }
 
 void auth_stamp_encode(struct buf *b, const struct auth_store *a, const struct auth_identity *who)
 {
-    uint8_t mac[EVP_MAX_MD_SIZE];
+    uint8_t mac[SHA256_BYTES];
     size_t at = b->len;
 
     assert(a->has_key);
@@ -57,7 +50,7 @@ static bool decode(struct bytes stamp, struct auth_identity *ret_who)
 
 static bool mac_is_right(const struct auth_store *a, struct bytes stamp)
 {
-    uint8_t mac[EVP_MAX_MD_SIZE];
+    uint8_t mac[SHA256_BYTES];
     size_t len = stamp.len - AUTH_STAMP_MAC_BYTES;
 
     sign(a, bytes_of(stamp.data, len), mac);

@@ -1,7 +1,6 @@
 #include "stored/auth/auth_tokens.h"
 
 #include <openssl/crypto.h>
-#include <openssl/sha.h>
 #include <stdlib.h>
 #include <string.h>
 #include "lib/util/macros.h"
@@ -115,11 +114,12 @@ bool auth_tokens_find(struct auth_tokens *t, struct bytes text, struct bytes *re
     uint8_t digest[AUTH_TOKEN_DIGEST_BYTES];
     struct auth_token *token;
     uint64_t index;
+    size_t letters;
 
     if (!auth_token_index(text, &index))
         return false;
-    SHA256(text.data, (size_t)((const uint8_t *)memchr(text.data, '.', text.len) - text.data),
-           digest);
+    letters = (size_t)((const uint8_t *)memchr(text.data, '.', text.len) - text.data);
+    sha256_of(bytes_of(text.data, letters), digest);
     token = hmap_get(&t->by_digest, key_of(digest));
     if (token == NULL || token->index != index ||
         CRYPTO_memcmp(token->digest, digest, sizeof(digest)) != 0)

@@ -16,9 +16,10 @@
 #include "lib/util/bytes.h"
 #include "lib/util/hmap.h"
 #include "lib/util/list.h"
+#include "lib/util/sha256.h"
 
 enum {
-    AUTH_TOKEN_DIGEST_BYTES = 32,
+    AUTH_TOKEN_DIGEST_BYTES = SHA256_BYTES,
     AUTH_TOKENS_MAX = 100000, /* above it the one unused for longest goes */
 };
 

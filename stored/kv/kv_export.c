@@ -10,19 +10,19 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <openssl/evp.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "lib/bbolt/bbolt_writer.h"
 #include "lib/util/arena.h"
 #include "lib/util/macros.h"
+#include "lib/util/sha256.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 #include "stored/kv/etcd_buckets.h"
 #include "stored/kv/kv_engine.h"
 #include "stored/kv/kv_internal.h"
 
-enum { SHA256_BYTES = 32 };
 #define FORMAT_VERSION "3.5.0" /* meta as 3.5 keeps it: no storageVersion */
 
 struct small_item {
@@ -49,7 +49,7 @@ struct kv_export {
     size_t next_item;
     bool measured, done;
     struct bbolt_layout layout;
-    EVP_MD_CTX *sha;
+    struct sha256 *sha;
 };
 
 /* ---- the small buckets ---- */
@@ -322,7 +322,7 @@ void kv_export_free(struct kv_export *e)
     kv_compact_wake(e->kv);
     e->ops->iter_free(e->it);
     bbolt_writer_free(e->writer);
-    EVP_MD_CTX_free(e->sha);
+    sha256_free(e->sha);
     arena_fini(&e->arena);
     free(e->items);
     free(e);
@@ -448,13 +448,9 @@ int64_t kv_export_revision(const struct kv_export *e)
 
 static void hash_add(struct kv_export *e, struct bytes data)
 {
-    if (e->sha == NULL) {
-        e->sha = EVP_MD_CTX_new();
-        if (e->sha == NULL || EVP_DigestInit_ex(e->sha, EVP_sha256(), NULL) != 1)
-            PANIC("SHA-256 is not available");
-    }
-    if (EVP_DigestUpdate(e->sha, data.data, data.len) != 1)
-        PANIC("SHA-256 failed");
+    if (e->sha == NULL)
+        e->sha = sha256_new();
+    sha256_add(e->sha, data);
 }
 
 int kv_export_step(struct kv_export *e, size_t max_bytes, struct buf *out)
@@ -480,8 +476,7 @@ int kv_export_step(struct kv_export *e, size_t max_bytes, struct buf *out)
     hash_add(e, bytes_of(out->data + at, out->len - at));
     if (r == 1)
         return 1;
-    if (EVP_DigestFinal_ex(e->sha, digest, NULL) != 1)
-        PANIC("SHA-256 failed");
+    sha256_end(e->sha, digest);
     buf_append(out, digest, sizeof(digest));
     e->done = true;
     return 0;

@@ -3,12 +3,12 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <openssl/evp.h>
 #include <stdlib.h>
 
 #include "lib/bbolt/snapshot_file.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/macros.h"
+#include "lib/util/sha256.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 #include "stored/kv/etcd_buckets.h"
@@ -361,23 +361,20 @@ int kv_import_step(struct kv_import *m, size_t max_bytes, char **ret_error)
 /* What the state is, in eight bytes: the same for everybody with the same file and arguments. */
 static uint64_t state_hash(const struct kv_import *m)
 {
-    uint8_t digest[EVP_MAX_MD_SIZE];
+    uint8_t digest[SHA256_BYTES];
     CLEANUP(buf_fini) struct buf b = BUF_INIT;
     uint64_t hash;
 
     if (m->args.file->has_hash) {
         buf_append(&b, m->args.file->hash, SNAPSHOT_HASH_BYTES);
     } else {
-        if (EVP_Digest(m->args.file->image.data, m->args.file->image.len, digest, NULL,
-                       EVP_sha256(), NULL) != 1)
-            PANIC("SHA-256 failed");
-        buf_append(&b, digest, SNAPSHOT_HASH_BYTES);
+        sha256_of(m->args.file->image, digest);
+        buf_append(&b, digest, sizeof(digest));
     }
     wire_put_u64(&b, m->args.bump_revision);
     wire_put_u64(&b, m->args.index);
     buf_append_bytes(&b, m->args.members);
-    if (EVP_Digest(b.data, b.len, digest, NULL, EVP_sha256(), NULL) != 1)
-        PANIC("SHA-256 failed");
+    sha256_of(buf_bytes(&b), digest);
     memcpy(&hash, digest, sizeof(hash));
     return hash;
 }

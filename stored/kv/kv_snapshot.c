@@ -13,10 +13,10 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <openssl/evp.h>
 #include <stdlib.h>
 
 #include "lib/util/macros.h"
+#include "lib/util/sha256.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/wire.h"
 #include "stored/kv/kv_engine.h"
@@ -26,29 +26,7 @@ enum {
     SNAPSHOT_VERSION = 2, /* 1: keys of another KV_FORMAT */
     FRAME_BYTES = 64 << 10,
     FRAME_BYTES_MAX = 64 << 20, /* one version and the tables are far below */
-    SHA256_BYTES = 32,
 };
-
-static EVP_MD_CTX *sha_new(void)
-{
-    EVP_MD_CTX *sha = EVP_MD_CTX_new();
-
-    if (sha == NULL || EVP_DigestInit_ex(sha, EVP_sha256(), NULL) != 1)
-        PANIC("SHA-256 is not available");
-    return sha;
-}
-
-static void sha_add(EVP_MD_CTX *sha, const void *data, size_t len)
-{
-    if (EVP_DigestUpdate(sha, data, len) != 1)
-        PANIC("SHA-256 failed");
-}
-
-static void sha_end(EVP_MD_CTX *sha, uint8_t out[SHA256_BYTES])
-{
-    if (EVP_DigestFinal_ex(sha, out, NULL) != 1)
-        PANIC("SHA-256 failed");
-}
 
 /* ---- sending ---- */
 
@@ -61,7 +39,7 @@ struct kv_snapshot {
     /* used by kv_snapshot_step, on whatever thread */
     const struct kv_engine_ops *ops;
     struct kv_engine_iter *it;
-    EVP_MD_CTX *sha;
+    struct sha256 *sha;
     struct buf frame;
     bool head_done, done;
 };
@@ -87,7 +65,7 @@ struct kv_snapshot *kv_snapshot_new(struct kv *kv, struct kv_snapshot_meta *ret_
     list_push_back(&kv->pins, &s->pin.node);
     s->needs_sequence = kv->sequence - 1;
     s->ops = kv->engine->ops;
-    s->sha = sha_new();
+    s->sha = sha256_new();
 
     store_members_encode(&kv->members, &members);
     store_alarms_encode(&kv->alarms, &alarms);
@@ -124,7 +102,7 @@ void kv_snapshot_free(struct kv_snapshot *s)
     list_remove(&s->pin.node);
     kv_compact_wake(s->kv);
     s->ops->iter_free(s->it);
-    EVP_MD_CTX_free(s->sha);
+    sha256_free(s->sha);
     buf_fini(&s->frame);
     free(s);
 }
@@ -149,8 +127,8 @@ static void put_frame(struct kv_snapshot *s, struct buf *out)
 {
     uint32_t len = (uint32_t)s->frame.len;
 
-    sha_add(s->sha, &len, sizeof(len));
-    sha_add(s->sha, s->frame.data, s->frame.len);
+    sha256_add(s->sha, bytes_of(&len, sizeof(len)));
+    sha256_add(s->sha, buf_bytes(&s->frame));
     wire_put_u32(out, len);
     buf_append_bytes(out, buf_bytes(&s->frame));
     buf_clear(&s->frame);
@@ -202,7 +180,7 @@ int kv_snapshot_step(struct kv_snapshot *s, size_t max_bytes, struct buf *out)
     if (r < 0)
         return r;
     put_frame(s, out); /* the empty one */
-    sha_end(s->sha, digest);
+    sha256_end(s->sha, digest);
     buf_append(out, digest, sizeof(digest));
     s->done = true;
     return 0;
@@ -212,7 +190,7 @@ int kv_snapshot_step(struct kv_snapshot *s, size_t max_bytes, struct buf *out)
 
 struct kv_restore {
     struct kv_engine *engine;
-    EVP_MD_CTX *sha;
+    struct sha256 *sha;
     struct buf input; /* an incomplete frame */
     struct buf batch;
     struct buf base; /* the base record's value */
@@ -229,7 +207,7 @@ struct kv_restore *kv_restore_new(struct kv_engine *engine)
     struct kv_restore *r = xcalloc(1, sizeof(*r));
 
     r->engine = engine;
-    r->sha = sha_new();
+    r->sha = sha256_new();
     return r;
 }
 
@@ -237,7 +215,7 @@ void kv_restore_free(struct kv_restore *r)
 {
     if (r == NULL)
         return;
-    EVP_MD_CTX_free(r->sha);
+    sha256_free(r->sha);
     buf_fini(&r->input);
     buf_fini(&r->batch);
     buf_fini(&r->base);
@@ -311,7 +289,7 @@ static int take_frame(struct kv_restore *r, size_t *consumed)
             return rest.len > 0 ? -EBADMSG : 1;
         if (rest.len < SHA256_BYTES)
             return 1;
-        sha_end(r->sha, digest);
+        sha256_end(r->sha, digest);
         if (memcmp(digest, rest.data, SHA256_BYTES) != 0)
             return -EBADMSG;
         r->complete = true;
@@ -325,7 +303,7 @@ static int take_frame(struct kv_restore *r, size_t *consumed)
         return -EBADMSG;
     if (rest.len < sizeof(len) + len)
         return 1;
-    sha_add(r->sha, rest.data, sizeof(len) + len);
+    sha256_add(r->sha, bytes_of(rest.data, sizeof(len) + len));
     *consumed += sizeof(len) + len;
     if (!r->head_done) {
         r->head_done = true;

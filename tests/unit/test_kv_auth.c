@@ -1,8 +1,8 @@
 /* Auth as state, and that nothing passes by it: every kind of entry and read, for everybody. */
 #include <criterion/criterion.h>
 
-#include <openssl/sha.h>
 #include "lib/util/macros.h"
+#include "lib/util/sha256.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 #include "stored/engine/engine_mem.h"
@@ -180,10 +180,10 @@ Test(kv_auth, a_token_is_for_who_logged_in_and_ends_with_the_password)
     CLEANUP(buf_fini) struct buf alice = stamp_of(B("alice"));
     CLEANUP(buf_fini) struct buf root = stamp_of(B("root"));
     CLEANUP(freep) char *token = NULL; /* once its index is known */
-    uint8_t digest[SHA256_DIGEST_LENGTH];
+    uint8_t digest[SHA256_BYTES];
     struct bytes user;
 
-    SHA256(letters, 16, digest);
+    sha256_of(bytes_of(letters, 16), digest);
     h.identity = buf_bytes(&alice);
     cr_expect_eq(harness_apply(&h, PROTO_KIND_AUTH_TOKEN, B("too short")), OUT_MALFORMED);
     cr_assert_eq(harness_apply(&h, PROTO_KIND_AUTH_TOKEN, bytes_of(digest, sizeof(digest))),

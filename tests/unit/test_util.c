@@ -1,5 +1,5 @@
 #include <criterion/criterion.h>
-
+#include <stdio.h>
 #include <stdlib.h>
 #include "lib/util/buf.h"
 #include "lib/util/crc32c.h"
@@ -7,6 +7,7 @@
 #include "lib/util/list.h"
 #include "lib/util/macros.h"
 #include "lib/util/prng.h"
+#include "lib/util/sha256.h"
 #include "lib/util/url.h"
 #include "lib/wire/pb.h"
 #include "lib/wire/wire.h"
@@ -185,4 +186,56 @@ Test(url, dial_host)
         cr_expect_str_eq(url_dial_host(&u), rows[i].host);
         url_fini(&u);
     }
+}
+
+static const char *hex_of(const uint8_t digest[SHA256_BYTES])
+{
+    static char text[2 * SHA256_BYTES + 1];
+
+    for (size_t i = 0; i < SHA256_BYTES; i++)
+        snprintf(text + 2 * i, 3, "%02x", digest[i]);
+    return text;
+}
+
+Test(sha256, known_digests_at_once_and_in_pieces)
+{
+    static const struct {
+        struct bytes data;
+        const char *hex;
+    } rows[] = {
+        {BYTES_EMPTY, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+        {BYTES_LIT("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+        {BYTES_LIT("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"),
+         "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct sha256 *s = sha256_new();
+        uint8_t digest[SHA256_BYTES];
+
+        sha256_of(rows[i].data, digest);
+        cr_expect_str_eq(hex_of(digest), rows[i].hex);
+        sha256_add(s, BYTES_EMPTY);
+        for (size_t k = 0; k < rows[i].data.len; k++)
+            sha256_add(s, bytes_of(rows[i].data.data + k, 1));
+        sha256_end(s, digest);
+        cr_expect_str_eq(hex_of(digest), rows[i].hex);
+        sha256_free(s);
+    }
+    sha256_free(NULL);
+}
+
+/* RFC 4231 test cases 2 and 6: a short key, and one longer than a block. */
+Test(sha256, known_macs)
+{
+    uint8_t key[131], mac[SHA256_BYTES];
+
+    sha256_hmac(BYTES_LIT("Jefe"), BYTES_LIT("what do ya want for nothing?"), mac);
+    cr_expect_str_eq(hex_of(mac),
+                     "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    memset(key, 0xaa, sizeof(key));
+    sha256_hmac(bytes_of(key, sizeof(key)),
+                BYTES_LIT("Test Using Larger Than Block-Size Key - Hash Key First"), mac);
+    cr_expect_str_eq(hex_of(mac),
+                     "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
 }
