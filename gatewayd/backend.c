@@ -23,6 +23,7 @@
 enum {
     EXPIRE_TICK_MS = 50,
     REQUEST_TIMEOUT_BASE_MS = 5000,    /* etcd: 5 s + 2 x election timeout */
+    PROPOSE_GRACE_MS = 1000, /* raftd keeps the time of proposals: it knows what became of them */
     ELECTION_TIMEOUT_MS_DEFAULT = 1000, /* until raftd has told */
     ACK_STEP_BYTES = PROTO_RESULT_WINDOW_BYTES / 4,
     /* An answer that has begun has no time limit but the client's. One that nobody takes holds a
@@ -145,14 +146,15 @@ static void send_waiting(struct backend *b)
     }
 }
 
-static uint64_t request_timeout_ns(const struct backend *b)
+static uint64_t request_timeout_ns(const struct backend *b, enum backend_call_type type)
 {
     uint64_t election_ms = b->status.election_timeout_ms != 0 ? b->status.election_timeout_ms
                                                               : ELECTION_TIMEOUT_MS_DEFAULT;
 
     if (b->args.request_timeout_ms != 0)
         return b->args.request_timeout_ms * 1000000;
-    return (REQUEST_TIMEOUT_BASE_MS + 2 * election_ms) * 1000000;
+    return (REQUEST_TIMEOUT_BASE_MS + 2 * election_ms +
+            (type == BACKEND_PROPOSE ? PROPOSE_GRACE_MS : 0)) * 1000000;
 }
 
 static void expires_in(struct backend *b, struct backend_call *call, uint64_t ns)
@@ -177,7 +179,7 @@ static void begin(struct backend *b, struct backend_call *call, enum backend_cal
         call->done(call, OUT_TOO_MANY_REQUESTS, BYTES_EMPTY, 0);
         return;
     }
-    expires_in(b, call, request_timeout_ns(b));
+    expires_in(b, call, request_timeout_ns(b, call->type));
     b->inflight_bytes += call->body.len;
     hmap_put(&b->calls_by_id, call->id, call);
     list_push_back(&b->calls, &call->node);

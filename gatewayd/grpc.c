@@ -16,6 +16,7 @@
 #include "lib/http/http_server.h"
 #include "lib/loop/loop.h"
 #include "lib/proto/outcome.h"
+#include "lib/util/utf8.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/wire.h"
 
@@ -300,12 +301,24 @@ void grpc_stream_end(struct grpc_call *call, enum grpc_code code, const char *te
     call->writer->end(call, code, text);
 }
 
-static void on_stream_deadline(void *user)
+static void on_deadline(void *user)
 {
     struct grpc_call *call = user;
 
     if (!call->ended)
         grpc_fail(call, GRPC_DEADLINE_EXCEEDED, "context deadline exceeded");
+}
+
+void grpc_call_waits(struct grpc_call *call)
+{
+    if (call->method->type != GRPC_UNARY) {
+        list_remove(&call->stream_node);
+        list_push_back(&call->gw->grpc->streams, &call->stream_node);
+    }
+    if (call->deadline_ns == 0 || call->deadline_timer != NULL)
+        return;
+    call->deadline_timer = loop_timer_new(call->gw->loop, "call deadline", on_deadline, call);
+    loop_timer_start(call->deadline_timer, (call->deadline_ns - call->started_ns) / 1000000 + 1, 0);
 }
 
 static void end_streams(struct grpc_service *s, int outcome, bool only_requiring_leader)
@@ -383,7 +396,9 @@ static void relay_done(struct backend_call *backend, int outcome, struct bytes p
 
     if (outcome != OUT_OK && grpc_auth_again(call, outcome))
         return;
-    if (outcome != OUT_OK)
+    if (outcome == OUT_TIMEOUT && call->method->on_late != NULL)
+        call->method->on_late(call);
+    else if (outcome != OUT_OK)
         grpc_fail_outcome(call, outcome);
     else if (!call->streaming && part.len == total_bytes)
         grpc_reply(call, part);
@@ -565,6 +580,8 @@ static bool admit(struct grpc_call *call)
     call->requires_leader = leader_required(call);
     if (raft->is_learner && !call->method->learner)
         grpc_fail_outcome(call, OUT_NOT_SUPPORTED_FOR_LEARNER);
+    else if (!utf8_valid(grpc_call_metadata(call, "client-api-version")))
+        grpc_fail_outcome(call, OUT_INVALID_CLIENT_API_VERSION);
     else if (call->requires_leader && misses_leader(call))
         grpc_fail_outcome(call, OUT_NO_LEADER);
     return !call->ended;
@@ -572,13 +589,7 @@ static bool admit(struct grpc_call *call)
 
 static void run_stream(struct grpc_call *call)
 {
-    list_push_back(&call->gw->grpc->streams, &call->stream_node);
-    if (call->deadline_ns != 0) {
-        call->deadline_timer =
-            loop_timer_new(call->gw->loop, "stream deadline", on_stream_deadline, call);
-        loop_timer_start(call->deadline_timer,
-                         (call->deadline_ns - call->started_ns) / 1000000 + 1, 0);
-    }
+    grpc_call_waits(call);
     grpc_auth_run(call);
 }
 

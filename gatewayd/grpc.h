@@ -57,6 +57,8 @@ struct grpc_method {
     void (*on_message)(struct grpc_call *call, struct bytes message); /* borrowed for the call */
     void (*on_half_closed)(struct grpc_call *call);
     void (*on_drained)(struct grpc_call *call); /* nothing of what was sent is waiting any more */
+    /* What grpc_forward_read asked for was not answered in time; NULL: OUT_TIMEOUT is. */
+    void (*on_late)(struct grpc_call *call);
     enum grpc_auth auth; /* from the table in grpc_auth.c */
     struct grpc_method_stats stats;
 };
@@ -103,7 +105,7 @@ struct grpc_call {
     struct buf retired_stamps; /* that a backend call under way may point into */
     struct list stream_node;  /* of a stream, in grpc_service.streams */
     struct buf partial;       /* of a stream: the beginning of a message */
-    struct loop_timer *deadline_timer; /* of a stream */
+    struct loop_timer *deadline_timer; /* of a stream, and of what else waits */
     struct {
         enum proto_kind kind;
         uint8_t cost[8];
@@ -164,6 +166,12 @@ void grpc_stream_write(struct grpc_call *call, struct bytes framed, size_t messa
 /* What was sent and has not left yet. */
 size_t grpc_stream_queued(const struct grpc_call *call);
 void grpc_stream_end(struct grpc_call *call, enum grpc_code code, const char *text);
+
+/*
+ * For a handler that waits for more than an answer to a backend_call: the client's deadline ends the
+ * call also then. A server stream that waits ends as those in both directions do.
+ */
+void grpc_call_waits(struct grpc_call *call);
 
 /* A piece of the caller's metadata, name in lower case; data NULL: absent. */
 struct bytes grpc_call_metadata(const struct grpc_call *call, const char *name);

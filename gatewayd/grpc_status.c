@@ -118,6 +118,8 @@ static const struct grpc_status table[OUT_COUNT] = {
 
     [OUT_WATCH_TOO_SLOW] = {GRPC_RESOURCE_EXHAUSTED,
                             "etcdserver: watch canceled: its client is too slow"},
+    /* as etcd's raft says it, which its server passes on */
+    [OUT_NOT_PROPOSED] = {GRPC_DEADLINE_EXCEEDED, "context deadline exceeded"},
 };
 
 static const char *const code_names[GRPC_CODE_COUNT] = {

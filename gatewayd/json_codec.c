@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "lib/util/base64.h"
+#include "lib/util/utf8.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 
@@ -267,27 +268,6 @@ int json_to_pb(struct bytes text, const ProtobufCMessageDescriptor *type, struct
 }
 
 /* ---- writing ---- */
-
-/* Length of the UTF-8 sequence at the front of text; 0: it is none. */
-static size_t utf8_len(struct bytes text)
-{
-    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    uint8_t c = text.data[0];
-    size_t len = c < 0x80 ? 1 : c >= 0xf0 && c < 0xf8 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 0;
-    uint32_t v;
-
-    if (len == 0 || len > text.len || c >= 0xf8)
-        return 0;
-    if (len == 1)
-        return 1;
-    v = c & (0x7fU >> len);
-    for (size_t i = 1; i < len; i++) {
-        if ((text.data[i] & 0xc0) != 0x80)
-            return 0;
-        v = v << 6 | (text.data[i] & 0x3f);
-    }
-    return v >= least[len] && v <= 0x10ffff && (v < 0xd800 || v > 0xdfff) ? len : 0;
-}
 
 void json_put_string(struct buf *out, struct bytes text)
 {

@@ -519,7 +519,13 @@ void raftd_proposals_flush(struct raftd *r)
     }
 }
 
-static void expire(struct raftd *r, struct list *list, int outcome)
+/* Those that were not handed over wait for a leader, or, changes of the members, for each other. */
+static int outcome_of_late(const struct record *rec)
+{
+    return rec->state == RECORD_QUEUED && !rec->is_conf ? OUT_NOT_PROPOSED : OUT_TIMEOUT;
+}
+
+static void expire(struct raftd *r, struct list *list)
 {
     uint64_t now = raftd_now_ms(r);
 
@@ -530,15 +536,15 @@ static void expire(struct raftd *r, struct list *list, int outcome)
 
         if (rec->deadline_ms > now)
             return;
-        answer(r, rec, outcome);
+        answer(r, rec, outcome_of_late(rec));
     }
 }
 
 void raftd_proposals_expire(struct raftd *r)
 {
     raftd_proposals_flush(r);
-    expire(r, &r->proposals->queued, OUT_TIMEOUT);
-    expire(r, &r->proposals->sent, OUT_TIMEOUT);
+    expire(r, &r->proposals->queued);
+    expire(r, &r->proposals->sent);
 }
 
 void raftd_proposals_gateway_down(struct raftd *r, const struct raftd_gateway *g)

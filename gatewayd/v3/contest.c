@@ -158,6 +158,7 @@ struct contest *contest_new(struct grpc_call *call, struct bytes name)
     c->stream = watches_stream_new(call->gw->watches, &watch_ops, c);
     call->state = c;
     call->free_state = free_contest;
+    grpc_call_waits(call);
     return c;
 }
 
@@ -169,6 +170,8 @@ void contest_fail_text(struct contest *c, const char *text)
 
 void contest_fail(struct contest *c, int outcome)
 {
+    if (outcome == OUT_NOT_PROPOSED && !c->call->ended)
+        grpc_fail_outcome(c->call, outcome);
     contest_fail_text(c, grpc_status_of_outcome(outcome).text);
 }
 
@@ -180,6 +183,8 @@ static void on_step(struct backend_call *backend, int outcome, struct bytes part
     struct grpc_call *call = CONTAINER_OF(backend, struct grpc_call, backend);
     struct contest *c = call->state;
 
+    if (call->ended)
+        return; /* the deadline came first */
     if (outcome != OUT_OK) {
         contest_fail(c, outcome);
         return;

@@ -14,6 +14,7 @@
 #include "gatewayd/grpc_auth.h"
 #include "gatewayd/quota.h"
 #include "gatewayd/v3/lease.h"
+#include "lib/loop/loop.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
@@ -104,6 +105,32 @@ static void revoke(struct grpc_call *call)
 
 /* ---- questions ---- */
 
+/* raftd told how far it is: whether the leader, if that is us, executes what it committed. */
+static void on_raft_status(struct backend_call *backend, int outcome, struct bytes part,
+                           uint64_t total_bytes)
+{
+    struct grpc_call *call = CONTAINER_OF(backend, struct grpc_call, backend);
+    const struct proto_raft_status *raft = backend_status(call->gw->backend);
+
+    if (call->ended)
+        return;
+    if (outcome == OUT_OK && raft->leader_id == raft->member_id &&
+        raft->applied_index < raft->commit_index)
+        grpc_fail_outcome(call, OUT_TIMEOUT_WAIT_APPLIED);
+    else
+        grpc_fail_outcome(call, OUT_TIMEOUT);
+}
+
+static void answer_late(struct grpc_call *call)
+{
+    if (call->deadline_ns != 0 && loop_now_ns(call->gw->loop) >= call->deadline_ns) {
+        grpc_fail_outcome(call, OUT_TIMEOUT);
+        return;
+    }
+    call->backend.done = on_raft_status;
+    backend_raft_status(call->gw->backend, &call->backend);
+}
+
 static void time_to_live(struct grpc_call *call)
 {
     grpc_forward_read(call, PROTO_READ_LEASE_TTL, false); /* the leader makes sure of itself */
@@ -187,6 +214,12 @@ static void on_answer(struct backend_call *backend, int outcome, struct bytes pa
     struct grpc_call *call = CONTAINER_OF(backend, struct grpc_call, backend);
     struct keep_alive *state = call->state;
 
+    if (call->ended)
+        return;
+    if (outcome == OUT_TIMEOUT) {
+        answer_late(call);
+        return;
+    }
     if (outcome != OUT_OK) {
         grpc_fail_outcome(call, outcome);
         return;
@@ -246,7 +279,7 @@ struct grpc_method grpc_lease_methods[] = {
      .handler = keep_alive_begin, .on_message = keep_alive_message,
      .on_half_closed = keep_alive_half_closed, .on_drained = ask},
     {.service = "etcdserverpb.Lease", .name = "LeaseTimeToLive", .type = GRPC_UNARY,
-     .handler = time_to_live},
+     .handler = time_to_live, .on_late = answer_late},
     {.service = "etcdserverpb.Lease", .name = "LeaseLeases", .type = GRPC_UNARY,
      .handler = leases},
     {.name = NULL},

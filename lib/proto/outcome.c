@@ -73,6 +73,7 @@ static const char *const names[OUT_COUNT] = {
     [OUT_NO_PASSWORD_USER] = "NO_PASSWORD_USER",
     [OUT_PASSWORD_TOO_LONG] = "PASSWORD_TOO_LONG",
     [OUT_WATCH_TOO_SLOW] = "WATCH_TOO_SLOW",
+    [OUT_NOT_PROPOSED] = "NOT_PROPOSED",
 };
 
 const char *outcome_name(int outcome)

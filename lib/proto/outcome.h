@@ -85,6 +85,7 @@ enum outcome {
     OUT_PASSWORD_TOO_LONG,
     /* watch */
     OUT_WATCH_TOO_SLOW,       /* its client took nothing for too long */
+    OUT_NOT_PROPOSED,         /* there was no leader for it in all its time: nothing happened */
     OUT_COUNT
 };
 

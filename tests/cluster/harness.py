@@ -125,7 +125,8 @@ def free_port():
 class Target:
     def __init__(self, kind, prefix=None):
         self.kind = kind
-        self.program = "/usr/bin/etcd" if kind == "etcd" else os.path.join(prefix, "bin/conclave")
+        self.program = (os.environ.get("CLUSTER_ETCD", "/usr/bin/etcd") if kind == "etcd" else
+                        os.path.join(prefix, "bin/conclave"))
         if not os.access(self.program, os.X_OK):
             sys.exit(f"{self.program} is not there; set CONCLAVE_PREFIX to where it was installed")
 

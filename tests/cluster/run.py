@@ -22,6 +22,7 @@ def run_one(name):
     import harness
     import tests
     import auth  # noqa: F401 (registers its tests)
+    import errors  # noqa: F401 (likewise)
     import leases  # noqa: F401 (likewise)
     import snapshots  # noqa: F401 (likewise)
     import membership  # noqa: F401 (likewise)
@@ -96,6 +97,7 @@ def main():
     import test_checker
     import tests
     import auth  # noqa: F401 (registers its tests)
+    import errors  # noqa: F401 (likewise)
     import leases  # noqa: F401 (likewise)
     import snapshots  # noqa: F401 (likewise)
     import membership  # noqa: F401 (likewise)
