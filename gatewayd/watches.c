@@ -114,6 +114,15 @@ static void set_behind(struct watcher *w, bool behind)
     w->behind = behind;
 }
 
+static void drop_partial(struct watcher *w)
+{
+    if (w->partial == NULL)
+        return;
+    buf_fini(w->partial);
+    free(w->partial);
+    w->partial = NULL;
+}
+
 static void watcher_free(struct watcher *w)
 {
     struct watches *ws = w->stream->ws;
@@ -122,7 +131,7 @@ static void watcher_free(struct watcher *w)
     list_remove(&w->node);
     number_give(&ws->watchers, w->number);
     ws->watcher_count--;
-    buf_fini(&w->partial);
+    drop_partial(w);
     free(w);
 }
 
@@ -161,7 +170,9 @@ struct watcher *watches_create(struct watches_stream *s, const struct watches_cr
 
     if (ws->watcher_count >= WATCHERS_MAX)
         return NULL;
-    w = xcalloc(1, sizeof(*w) + args->key.len + args->range_end.len + args->identity.len);
+    w = xmalloc(offsetof(struct watcher, bytes) + args->key.len + args->range_end.len +
+                args->identity.len);
+    memset(w, 0, offsetof(struct watcher, bytes));
     w->stream = s;
     w->start_revision = args->start_revision;
     w->flags = args->flags;
@@ -182,6 +193,13 @@ struct watcher *watches_create(struct watches_stream *s, const struct watches_cr
     if (ws->linked)
         send_create(w);
     return w;
+}
+
+struct watcher *watches_stream_next(const struct watches_stream *s, const struct watcher *after)
+{
+    const struct list *node = after != NULL ? after->node.next : s->watchers.next;
+
+    return node != &s->watchers ? LIST_ENTRY(node, struct watcher, node) : NULL;
 }
 
 /* The owner hears of the end; the number may still be stored's. */
@@ -427,19 +445,20 @@ static void take_history(struct watcher *w, const struct proto_watch_history *h)
             ws->events_total++;
     }
     if (h->more) {
-        buf_append_bytes(&w->partial, h->events);
+        if (w->partial == NULL)
+            w->partial = xcalloc(1, sizeof(*w->partial));
+        buf_append_bytes(w->partial, h->events);
         return;
     }
     w->next = MAX(w->next, h->next);
     set_behind(w, !h->at_head);
-    if (w->partial.len == 0) {
+    if (w->partial == NULL) {
         deliver(w, h->revision, h->events);
         return;
     }
-    buf_append_bytes(&w->partial, h->events);
-    deliver(w, h->revision, buf_bytes(&w->partial));
-    buf_clear(&w->partial);
-    buf_trim(&w->partial, 0);
+    buf_append_bytes(w->partial, h->events);
+    deliver(w, h->revision, buf_bytes(w->partial));
+    drop_partial(w);
 }
 
 static int on_history(struct watches *ws, struct bytes body)
@@ -583,7 +602,7 @@ static void forget_link(struct watches *ws, struct watches_stream *s)
     {
         struct watcher *w = LIST_ENTRY(it, struct watcher, node);
 
-        buf_clear(&w->partial);
+        drop_partial(w);
         if (w->announced && w->state == WATCHER_OPEN && !w->behind)
             w->next = MAX(w->next, ws->head + 1);
         if (w->state == WATCHER_CANCELING || w->state == WATCHER_OVER) {

@@ -33,26 +33,32 @@ enum watcher_state {
     WATCHER_OVER,      /* the same, and the owner knows the end */
 };
 
+/* There may be a million: what is rare is behind a pointer. */
 struct watcher {
-    /* the owner's, set in `created` or later */
+    /* the owner's: set between watches_create and the end */
     int64_t watch_id;
-    bool progress_notify, fragment;
-    bool quiet; /* no events since the owner set it */
-    /* what was asked for; read only */
-    int64_t start_revision;
-    uint8_t flags; /* PROTO_WATCH_* */
+    struct watcher *same_head; /* watch_ids.c */
+    uint16_t refused;          /* an outcome */
+    uint8_t refusal;
+    bool asked : 1; /* `created` was not yet */
+    bool listed : 1;
+    bool progress_notify : 1, fragment : 1;
+    bool canceled : 1;
+    bool quiet : 1; /* no events since the owner set it */
     /* own */
-    struct watches_stream *stream;
-    struct list node; /* in stream.watchers */
+    bool announced : 1; /* the owner was told `created` */
+    bool cancel_wanted : 1;
+    bool behind : 1;
+    uint8_t state; /* enum watcher_state */
+    uint8_t flags; /* PROTO_WATCH_*; read only */
     uint32_t number;
-    enum watcher_state state;
-    bool announced; /* the owner was told `created` */
-    bool cancel_wanted;
-    bool behind;
-    int64_t next;       /* nothing below it is wanted again */
-    struct buf partial; /* the beginning of a large revision */
     uint32_t key_len, range_end_len, identity_len;
-    uint8_t bytes[]; /* key, range_end, identity */
+    int64_t start_revision; /* asked for; read only */
+    int64_t next;           /* nothing below it is wanted again */
+    struct watches_stream *stream;
+    struct list node;    /* in stream.watchers */
+    struct buf *partial; /* the beginning of a large revision; mostly NULL */
+    uint8_t bytes[];     /* key, range_end, identity */
 };
 
 struct watches_ops {
@@ -90,6 +96,9 @@ struct watches_create_args {
 };
 /* NULL: there are too many. */
 struct watcher *watches_create(struct watches_stream *s, const struct watches_create_args *args);
+/* The watchers of a stream one after the other, also those that are on their way in or out. after
+ * NULL: the first; NULL: no more. */
+struct watcher *watches_stream_next(const struct watches_stream *s, const struct watcher *after);
 void watches_cancel(struct watcher *w);
 void watches_progress(struct watches_stream *s, const struct watcher *w); /* w NULL: all of it */
 

@@ -12,11 +12,11 @@
 
 #include "gatewayd/gatewayd.h"
 #include "gatewayd/grpc.h"
+#include "gatewayd/v3/watch_ids.h"
 #include "gatewayd/watches.h"
 #include "lib/loop/loop.h"
 #include "lib/proto/outcome.h"
 #include "lib/proto/watch.h"
-#include "lib/util/hmap.h"
 #include "lib/util/prng.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
@@ -50,32 +50,31 @@ enum {
 enum {
     NO_WATCH_ID = -1,
     FRAGMENT_OVERHEAD_BYTES = 512 << 10, /* etcd: MaxRequestBytesWithOverhead */
-    OUT_KEEP_BYTES = 4096,
+    OUT_FIRST_BYTES = 4096,     /* of a turn's buffer: most turns need no more */
+    RESPONSE_BYTES_MAX = 128,   /* without the events and the reason */
     JITTER_PART = 10, /* progress: up to a tenth of the interval more, as in etcd */
 };
 
 /* Why a request is refused that stored need not see; etcd's texts (mvcc errors.go, watcher.go). */
-static const char range_is_empty[] = "mvcc: watcher range is empty";
-static const char is_duplicate[] = "mvcc: duplicate watch ID provided on the WatchStream";
-static const char is_compacted[] = "etcdserver: mvcc: required revision has been compacted";
-
-/* A create request whose watcher stored has not accepted yet; in the order of the requests. */
-struct pending {
-    struct list node;
-    struct watcher *watcher;
-    int64_t watch_id; /* asked for; 0: any */
-    bool progress_notify, fragment;
-    bool canceled; /* by a request that came meanwhile */
-    const char *refusal;
-    int refused; /* not OUT_OK: the caller is not who it says */
+enum refusal { NOT_REFUSED, RANGE_IS_EMPTY, IS_DUPLICATE, IS_COMPACTED };
+static const char *const refusal_texts[] = {
+    [RANGE_IS_EMPTY] = "mvcc: watcher range is empty",
+    [IS_DUPLICATE] = "mvcc: duplicate watch ID provided on the WatchStream",
+    [IS_COMPACTED] = "etcdserver: mvcc: required revision has been compacted",
 };
 
+/*
+ * While stored has not accepted a watcher (`asked`), watch_id is what the client asked for, 0: any;
+ * `refused` (an outcome: the caller is not who it says) and `refusal` are what it is to be told in
+ * any case; `canceled` that a request of the client's came meanwhile. `listed`: the client knows
+ * the id.
+ */
 struct watch_call {
     struct grpc_call *call;
     struct watches_stream *stream;
-    struct hmap by_id; /* watch id -> watcher */
+    struct watch_ids by_id;
     int64_t next_id;
-    struct list pending;
+    size_t asked_count; /* watchers stored has not accepted yet */
     struct buf out; /* framed responses of this turn */
     size_t out_count;
     size_t progress_count; /* watchers with progress_notify */
@@ -110,12 +109,12 @@ static size_t put_header(const struct watch_call *wc, int64_t revision, struct b
 
 static void respond(struct watch_call *wc, const struct response *r)
 {
+    size_t need = RESPONSE_BYTES_MAX + r->events.len, at;
     struct buf *out = &wc->out;
-    size_t at;
 
     if (wc->call->ended)
         return;
-    buf_reserve(out, 128 + r->events.len);
+    buf_reserve(out, out->data == NULL ? MAX(OUT_FIRST_BYTES, need) : need);
     out->len += GRPC_PREFIX_BYTES;
     at = out->len;
     put_header(wc, r->revision, out);
@@ -159,7 +158,7 @@ static void flush(void *user)
     if (wc->out_count > 0 && !wc->call->ended)
         grpc_stream_write(wc->call, buf_bytes(&wc->out), wc->out_count);
     buf_clear(&wc->out);
-    buf_trim(&wc->out, OUT_KEEP_BYTES);
+    buf_trim(&wc->out, 0); /* most streams are quiet most of the time */
     wc->out_count = 0;
     if (!wc->call->ended)
         watches_stream_consumed(wc->stream, grpc_stream_queued(wc->call));
@@ -167,23 +166,11 @@ static void flush(void *user)
 
 /* ---- what becomes of watchers ---- */
 
-static struct pending *pending_of(struct watch_call *wc, const struct watcher *w)
-{
-    LIST_FOREACH(it, &wc->pending)
-    {
-        struct pending *p = LIST_ENTRY(it, struct pending, node);
-
-        if (p->watcher == w)
-            return p;
-    }
-    return NULL;
-}
-
 static int64_t give_id(struct watch_call *wc, int64_t wanted)
 {
     if (wanted != 0)
         return wanted;
-    while (hmap_get(&wc->by_id, (uint64_t)wc->next_id) != NULL)
+    while (watch_ids_get(&wc->by_id, wc->next_id) != NULL)
         wc->next_id++;
     return wc->next_id++;
 }
@@ -210,42 +197,39 @@ static void respond_outcome(struct watch_call *wc, int64_t revision, int outcome
 
 static void start_progress(struct watch_call *wc);
 
-static void accept(struct watch_call *wc, struct pending *p, struct watcher *w, int64_t revision)
+static void accept(struct watch_call *wc, struct watcher *w, int64_t revision)
 {
-    if (p->watch_id != 0 && hmap_get(&wc->by_id, (uint64_t)p->watch_id) != NULL) {
+    if (w->watch_id != 0 && watch_ids_get(&wc->by_id, w->watch_id) != NULL) {
         watches_cancel(w);
-        respond_refused(wc, revision, is_duplicate);
+        respond_refused(wc, revision, refusal_texts[IS_DUPLICATE]);
         return;
     }
-    w->watch_id = give_id(wc, p->watch_id);
-    w->progress_notify = p->progress_notify;
-    w->fragment = p->fragment;
+    w->watch_id = give_id(wc, w->watch_id);
+    w->listed = true;
     w->quiet = true;
-    hmap_put(&wc->by_id, (uint64_t)w->watch_id, w);
+    watch_ids_add(&wc->by_id, w);
     if (w->progress_notify && wc->progress_count++ == 0)
         start_progress(wc);
     respond(wc, &(struct response){.revision = revision, .watch_id = w->watch_id, .created = true});
+    if (w->canceled)
+        watches_cancel(w);
 }
 
 static void on_created(void *user, struct watcher *w, int outcome, int64_t revision)
 {
     struct watch_call *wc = user;
-    struct pending *p = pending_of(wc, w);
 
-    assert(p != NULL);
-    w->watch_id = NO_WATCH_ID;
+    assert(w->asked);
+    w->asked = false;
+    wc->asked_count--;
     if (outcome == OUT_OK)
-        accept(wc, p, w, revision);
-    else if (p->refused != OUT_OK)
-        respond_outcome(wc, revision, p->refused);
-    else if (outcome == OUT_CANCELED && p->refusal != NULL)
-        respond_refused(wc, revision, p->refusal);
+        accept(wc, w, revision);
+    else if (w->refused != OUT_OK)
+        respond_outcome(wc, revision, w->refused);
+    else if (outcome == OUT_CANCELED && w->refusal != NOT_REFUSED)
+        respond_refused(wc, revision, refusal_texts[w->refusal]);
     else
         respond_outcome(wc, revision, outcome);
-    if (outcome == OUT_OK && p->canceled)
-        watches_cancel(w);
-    list_remove(&p->node);
-    free(p);
 }
 
 static void on_events(void *user, struct watcher *w, int64_t revision, struct bytes events)
@@ -268,9 +252,10 @@ static void on_canceled(void *user, struct watcher *w, int outcome, int64_t revi
     CLEANUP(freep) char *reason = NULL;
     struct grpc_status status;
 
-    if (hmap_get(&wc->by_id, (uint64_t)w->watch_id) != w)
+    if (!w->listed)
         return; /* refused before */
-    hmap_remove(&wc->by_id, (uint64_t)w->watch_id);
+    w->listed = false;
+    watch_ids_remove(&wc->by_id, w);
     if (w->progress_notify && --wc->progress_count == 0)
         loop_timer_stop(wc->progress_timer);
     if (outcome == OUT_COMPACTED) {
@@ -291,12 +276,10 @@ static void on_canceled(void *user, struct watcher *w, int outcome, int64_t revi
 
 static bool all_started(const struct watch_call *wc, int64_t revision)
 {
-    size_t pos = 0;
-    uint64_t id;
-    void *w;
+    const struct watcher *w = NULL;
 
-    while (hmap_next(&wc->by_id, &pos, &id, &w)) {
-        if (((const struct watcher *)w)->start_revision > revision)
+    while ((w = watches_stream_next(wc->stream, w)) != NULL) {
+        if (w->listed && w->start_revision > revision)
             return false;
     }
     return wc->by_id.count > 0;
@@ -319,14 +302,10 @@ static const struct watches_ops ops = {on_created, on_events, on_canceled, on_pr
 static void on_progress_timer(void *user)
 {
     struct watch_call *wc = user;
-    size_t pos = 0;
-    uint64_t id;
-    void *value;
+    struct watcher *w = NULL;
 
-    while (hmap_next(&wc->by_id, &pos, &id, &value)) {
-        struct watcher *w = value;
-
-        if (w->progress_notify && w->quiet)
+    while ((w = watches_stream_next(wc->stream, w)) != NULL) {
+        if (w->listed && w->progress_notify && w->quiet)
             watches_progress(wc->stream, w);
         w->quiet = true;
     }
@@ -367,7 +346,14 @@ static bool read_filters(struct bytes packed, uint8_t *flags)
     return true;
 }
 
-static bool read_create(struct bytes message, struct watches_create_args *args, struct pending *p)
+/* What of a create request is ours. */
+struct create_options {
+    int64_t watch_id;
+    bool progress_notify, fragment;
+};
+
+static bool read_create(struct bytes message, struct watches_create_args *args,
+                        struct create_options *p)
 {
     struct pb_reader r = pb_reader(message);
     struct pb_field f;
@@ -419,41 +405,57 @@ static bool read_create(struct bytes message, struct watches_create_args *args, 
     return good && !r.bad;
 }
 
-static const char *refusal_of(const struct watches_create_args *args)
+static enum refusal refusal_of(const struct watches_create_args *args)
 {
     bool is_open = args->range_end.len == 1 && args->range_end.data[0] == 0;
 
     if (args->range_end.len > 0 && !is_open && bytes_cmp(args->range_end, args->key) <= 0)
-        return range_is_empty;
+        return RANGE_IS_EMPTY;
     if (args->start_revision < 0)
-        return is_compacted;
-    return NULL;
+        return IS_COMPACTED;
+    return NOT_REFUSED;
 }
 
 static void take_create(struct watch_call *wc, struct bytes message)
 {
     struct watches_create_args args = {0};
-    struct pending *p = xcalloc(1, sizeof(*p));
+    struct create_options options = {0};
+    enum refusal refusal;
+    struct watcher *w;
 
-    if (!read_create(message, &args, p)) {
-        free(p);
+    if (!read_create(message, &args, &options)) {
         grpc_fail_outcome(wc->call, OUT_MALFORMED);
         return;
     }
     if (args.key.len == 0)
         args.key = BYTES_LIT("\0");
     args.identity = wc->call->backend.identity;
-    p->refusal = refusal_of(&args);
-    p->refused = wc->call->auth_outcome;
-    if (p->refusal != NULL || p->refused != OUT_OK)
+    refusal = refusal_of(&args);
+    if (refusal != NOT_REFUSED || wc->call->auth_outcome != OUT_OK)
         args.flags |= PROTO_WATCH_REFUSE;
-    p->watcher = watches_create(wc->stream, &args);
-    if (p->watcher == NULL) {
-        free(p);
+    w = watches_create(wc->stream, &args);
+    if (w == NULL) {
         grpc_fail_outcome(wc->call, OUT_TOO_MANY_REQUESTS);
         return;
     }
-    list_push_back(&wc->pending, &p->node);
+    w->asked = true;
+    wc->asked_count++;
+    w->watch_id = options.watch_id;
+    w->progress_notify = options.progress_notify;
+    w->fragment = options.fragment;
+    w->refusal = (uint8_t)refusal;
+    w->refused = (uint16_t)wc->call->auth_outcome;
+}
+
+/* A client may name an id that it asked for just before. */
+static void cancel_asked(struct watch_call *wc, int64_t id)
+{
+    struct watcher *w = NULL;
+
+    while (wc->asked_count > 0 && id != 0 && (w = watches_stream_next(wc->stream, w)) != NULL) {
+        if (w->asked && w->watch_id == id)
+            w->canceled = true;
+    }
 }
 
 static void take_cancel(struct watch_call *wc, struct bytes message)
@@ -473,18 +475,11 @@ static void take_cancel(struct watch_call *wc, struct bytes message)
         grpc_fail_outcome(wc->call, OUT_MALFORMED);
         return;
     }
-    w = hmap_get(&wc->by_id, (uint64_t)id);
-    if (w != NULL) {
+    w = watch_ids_get(&wc->by_id, id);
+    if (w != NULL)
         watches_cancel(w);
-        return;
-    }
-    LIST_FOREACH(it, &wc->pending)
-    { /* it may name an id that was asked for just before */
-        struct pending *p = LIST_ENTRY(it, struct pending, node);
-
-        if (id != 0 && p->watch_id == id)
-            p->canceled = true;
-    }
+    else
+        cancel_asked(wc, id);
 }
 
 static void on_message(struct grpc_call *call, struct bytes message)
@@ -524,12 +519,9 @@ static void on_drained(struct grpc_call *call)
 static void free_state(struct grpc_call *call)
 {
     struct watch_call *wc = call->state;
-    struct list *node;
 
     watches_stream_close(wc->stream);
-    while ((node = list_pop_front(&wc->pending)) != NULL)
-        free(LIST_ENTRY(node, struct pending, node));
-    hmap_fini(&wc->by_id);
+    watch_ids_fini(&wc->by_id);
     buf_fini(&wc->out);
     loop_timer_free(wc->progress_timer);
     free(wc);
@@ -542,8 +534,6 @@ static void watch(struct grpc_call *call)
     call->state = wc;
     call->free_state = free_state;
     wc->call = call;
-    wc->by_id = HMAP_INIT;
-    list_init(&wc->pending);
     wc->stream = watches_stream_new(call->gw->watches, &ops, wc);
 }
 

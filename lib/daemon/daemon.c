@@ -25,6 +25,7 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#include "lib/daemon/quiet.h"
 #include "lib/log/log.h"
 #include "lib/loop/loop.h"
 #include "lib/util/buf.h"
@@ -65,6 +66,7 @@ struct daemon {
     struct list control_queue;
     size_t control_queued;
 
+    struct daemon_quiet *quiet;
     struct loop_signal *sigterm;
     struct loop_signal *sigint;
     bool ready;
@@ -589,6 +591,7 @@ static int run(struct daemon *d)
         return -EMFILE;
     }
     loop_set_slow_handler(d->loop, SLOW_CALLBACK_MS * UINT64_C(1000000), on_slow, d);
+    d->quiet = daemon_quiet_new(d->loop);
     if (d->control_fd >= 0) {
         set_up_control(d);
     } else {
@@ -604,6 +607,7 @@ static int run(struct daemon *d)
         d->info->fini(d->state);
     if (r != 0)
         return r; /* half of the handles may still exist: the process ends, so the loop stays */
+    daemon_quiet_free(d->quiet);
     loop_io_free(d->control_io);
     loop_signal_free(d->sigterm);
     loop_signal_free(d->sigint);

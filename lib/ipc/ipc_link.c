@@ -37,7 +37,8 @@ enum {
     REDIAL_MIN_MS = 5,
     REDIAL_MAX_MS = 100,
     STABLE_MS = 1000, /* a connection that lived so long was no flapping */
-    OUT_KEEP_BYTES = 256 << 10,
+    OUT_KEEP_BYTES = 256 << 10, /* of buffer, while there is something to send every now and then */
+    OUT_QUIET_BYTES = 4 << 10,  /* when there was nothing for half a second */
     /* nng before 1.6 takes a connection that ends while it is made, with EPIPE, for its own end: the
      * dialer dials no more, the listener accepts no more (nng's issue 1518). Who has no connection
      * for some looks takes a new one; the listener is
@@ -65,6 +66,7 @@ struct ipc_link {
     struct loop_hook *flush_hook;
     struct loop_timer *endpoint_check;
     unsigned int looks, looks_max; /* without a connection */
+    uint64_t batches_seen; /* sent, as of the last look */
 
     uint32_t pipe; /* 0: no connection */
     uint64_t own_epoch, peer_epoch;
@@ -514,10 +516,22 @@ static void on_wake(void *user)
         go_down(l);
 }
 
+/* A link with nothing to send keeps no memory for it. */
+static void release_when_quiet(struct ipc_link *l)
+{
+    if (l->out_frames == 0 && !l->in_frame && l->batches_seen == l->stats.batches_sent &&
+        l->out.cap > OUT_QUIET_BYTES) {
+        buf_fini(&l->out);
+        out_reset(l);
+    }
+    l->batches_seen = l->stats.batches_sent;
+}
+
 static void on_endpoint_check(void *user)
 {
     struct ipc_link *l = user;
 
+    release_when_quiet(l);
     if (l->pipe != 0 || ipc_wall_newest_pipe(l->wall) != 0) {
         l->looks = 0;
     } else if (++l->looks >= l->looks_max) {

@@ -19,7 +19,7 @@ char *xstrndup(const char *s, size_t len) __attribute__((malloc, returns_nonnull
 char *xasprintf(const char *fmt, ...) PRINTF_LIKE(1, 2) __attribute__((malloc, returns_nonnull));
 
 /* Process-wide, before threads: large buffers (messages, batches, cache segments) go back to the
- * kernel when freed instead of leaving holes in the heap, and threads share a few arenas. */
+ * kernel when freed instead of leaving holes in the heap, and all threads share one. */
 void xmalloc_tune(void);
 
 /* for CLEANUP(freep) */

@@ -4,12 +4,15 @@
 #include <stdlib.h>
 
 #include "gatewayd/gatewayd.h"
+#include "gatewayd/v3/watch_ids.h"
 #include "gatewayd/watches.h"
 #include "lib/loop/loop.h"
 #include "lib/proto/messages.h"
 #include "lib/proto/outcome.h"
 #include "lib/proto/watch.h"
 #include "lib/util/macros.h"
+#include "lib/util/prng.h"
+#include "lib/util/xmalloc.h"
 
 /* ---- the link ---- */
 
@@ -451,4 +454,50 @@ Test(watches, malformed_messages)
     cr_assert(told.created == 1 && told.events == 0 && told.canceled == 0 && told.progress == 0);
     say_event(999, 11); /* of nobody */
     cr_assert_eq(told.events, 0);
+}
+
+/* ---- watch ids ---- */
+
+/* Ids that fall onto few heads, beside those that are given one after the other. */
+static int64_t some_id(size_t i)
+{
+    static const int64_t bases[] = {0, 1, -1, 1 << 17, INT64_MAX - 100, INT64_MIN};
+
+    return bases[i % 6] + (int64_t)(i / 6) * (i % 5 == 0 ? 1 << 20 : 1);
+}
+
+Test(watch_ids, finds_what_was_added_and_nothing_else)
+{
+    enum { COUNT = 400, STEPS = 20000 };
+    struct watch_ids ids = {0};
+    struct watcher *watchers[COUNT] = {0};
+    bool there[COUNT] = {false};
+    struct prng prng;
+    size_t count = 0;
+
+    prng_init(&prng, 7);
+    for (size_t i = 0; i < COUNT; i++) {
+        watchers[i] = xcalloc(1, sizeof(*watchers[i]));
+        watchers[i]->watch_id = some_id(i);
+        for (size_t k = 0; k < i; k++)
+            if (watchers[k]->watch_id == watchers[i]->watch_id)
+                watchers[i]->watch_id = 1000000 + (int64_t)i;
+    }
+    cr_assert_null(watch_ids_get(&ids, 0), "an empty one");
+    for (size_t step = 0; step < STEPS; step++) {
+        size_t i = prng_below(&prng, step < STEPS / 2 ? COUNT : 3); /* few at last */
+
+        if (there[i])
+            watch_ids_remove(&ids, watchers[i]);
+        else
+            watch_ids_add(&ids, watchers[i]);
+        there[i] = !there[i];
+        count = there[i] ? count + 1 : count - 1;
+        cr_assert_eq(ids.count, count);
+        i = prng_below(&prng, COUNT);
+        cr_assert_eq(watch_ids_get(&ids, watchers[i]->watch_id), there[i] ? watchers[i] : NULL);
+    }
+    watch_ids_fini(&ids);
+    for (size_t i = 0; i < COUNT; i++)
+        free(watchers[i]);
 }
