@@ -1,7 +1,7 @@
 /*
  * The watchers of one client's stream by the ids that client knows. Chained through the watchers
- * themselves, so that a watcher costs a pointer and a share of the heads, and a stream with one watcher
- * nothing. Loop thread only.
+ * themselves: a watcher costs a pointer and a share of the heads, a stream with only one nothing.
+ * Loop thread only.
  */
 #ifndef CONCLAVE_GATEWAYD_V3_WATCH_IDS_H
 #define CONCLAVE_GATEWAYD_V3_WATCH_IDS_H

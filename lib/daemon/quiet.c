@@ -1,5 +1,5 @@
-/* See quiet.h. Page faults tell how much memory was touched anew, processor time whether it is quiet:
- * one system call a look. */
+/* See quiet.h. Page faults tell how much memory was touched anew, processor time whether it is
+ * quiet: one system call a look. */
 #include "lib/daemon/quiet.h"
 
 #include <malloc.h>

@@ -10,9 +10,9 @@
 enum {
     MMAP_BYTES = 128 << 10, /* set, it does not follow the largest block freed, as it does by itself */
     TRIM_BYTES = 1 << 20,
-    /* A daemon has one thread that allocates all the time; the others (nng's, LevelDB's, the log's) do
-     * so a few times per batch, too seldom to stand in its way. Arenas of their own would keep
-     * what the largest batch ever took: malloc never gives back the top of one. */
+    /* A daemon has one thread that allocates all the time; the others (nng's, LevelDB's, the log's)
+     * do so a few times per batch, too seldom to stand in its way. Arenas of their own would keep
+     * what the largest batch ever took: malloc hardly ever gives back the top of one. */
     ARENAS_MAX = 1,
 };
 
