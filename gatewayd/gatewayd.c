@@ -13,6 +13,7 @@
 #include "gatewayd/grpc.h"
 #include "gatewayd/http_mux.h"
 #include "gatewayd/v3/contest.h"
+#include "gatewayd/v3/health.h"
 #include "gatewayd/watches.h"
 #include "lib/daemon/daemon.h"
 #include "lib/http/http_server.h"
@@ -69,6 +70,9 @@ int gatewayd_init(void *state, struct daemon *d)
     gw->conf = daemon_conf(d);
     limits = limits_of(gw->conf);
     list_init(&gw->withdrawals);
+    list_init(&gw->health_watches);
+    gw->stop_on_defragment =
+        gw->conf->stop_grpc_on_defrag || grpc_health_gate(gw->conf->feature_gates);
     gw->watches = watches_new(gw->loop, &gw->backend);
     gw->grpc = grpc_service_new(gw);
     gw->server = http_server_new(gw->loop, &http_mux_client, gw, &limits);

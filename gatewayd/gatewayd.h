@@ -31,6 +31,8 @@ struct gatewayd_conf {
     char *host_whitelist; /* comma list, "*": any */
     char *cors;           /* comma list of origins, "*": any */
     bool enable_grpc_gateway;
+    bool stop_grpc_on_defrag;
+    char *feature_gates; /* A=true,B=false */
     char *metrics;        /* "basic" or "extensive" */
     char *cert_file, *key_file, *trusted_ca_file, *client_crl_file;
     bool client_cert_auth;
@@ -51,6 +53,9 @@ struct gatewayd {
     struct tls_context *tls;          /* of https:// listeners; NULL when there are none */
     uint64_t rejected_log_ms, rejected_unlogged; /* failed handshakes in the log */
     struct list withdrawals; /* v3/contest.c */
+    struct list health_watches; /* v3/health.c */
+    unsigned int defragments; /* under way, while health tells of them */
+    bool stop_on_defragment;
     uint64_t lease_id_last; /* chosen for a client; 0: none yet */
     uint64_t health_success, health_failures;
     bool ready;

@@ -9,6 +9,7 @@
 #include "gatewayd/gatewayd.h"
 #include "gatewayd/grpc.h"
 #include "gatewayd/v3/downgrade.h"
+#include "gatewayd/v3/health.h"
 #include "gatewayd/v3/snapshot.h"
 #include "lib/proto/etcd/rpc.pb-c.h"
 #include "lib/proto/outcome.h"
@@ -227,8 +228,18 @@ static void hash(struct grpc_call *call)
     backend_read(call->gw->backend, &call->backend, PROTO_READ_HASH_KV, false);
 }
 
+static void defragment_over(struct grpc_call *call)
+{
+    grpc_health_defragment_ends(call->gw);
+}
+
 static void defragment(struct grpc_call *call)
 {
+    /* once, though the request may be run again after a change of auth */
+    if (call->gw->stop_on_defragment && call->free_state == NULL) {
+        call->free_state = defragment_over;
+        grpc_health_defragment_begins(call->gw);
+    }
     call->backend.patient = true; /* as long as LevelDB needs */
     grpc_forward_read(call, PROTO_READ_DEFRAGMENT, false);
 }

@@ -23,6 +23,7 @@ def run_one(name):
     import tests
     import auth  # noqa: F401 (registers its tests)
     import errors  # noqa: F401 (likewise)
+    import health  # noqa: F401 (likewise)
     import leases  # noqa: F401 (likewise)
     import snapshots  # noqa: F401 (likewise)
     import membership  # noqa: F401 (likewise)
@@ -98,6 +99,7 @@ def main():
     import tests
     import auth  # noqa: F401 (registers its tests)
     import errors  # noqa: F401 (likewise)
+    import health  # noqa: F401 (likewise)
     import leases  # noqa: F401 (likewise)
     import snapshots  # noqa: F401 (likewise)
     import membership  # noqa: F401 (likewise)
