@@ -52,6 +52,7 @@ struct stored_conf {
     bool unsafe_no_fsync;
     uint64_t checkpoint_interval_ns;
     uint64_t checkpoint_entries;
+    uint64_t watch_stall_ns; /* 0: never */
     char *auto_compaction_mode, *auto_compaction_retention;
     char *auth_token; /* "simple" or "jwt,..." */
     uint64_t auth_token_ttl_s;

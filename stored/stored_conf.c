@@ -28,6 +28,8 @@ const struct conf_field stored_conf_fields[] = {
      "between checkpoints of the index; 0: only at stop"},
     {"checkpoint-entries", CONF_U64, FIELD(checkpoint_entries), "500000", 1, 0, true,
      "entries between checkpoints at the latest"},
+    {"watch-stall-timeout", CONF_DURATION, FIELD(watch_stall_ns), "5m", 0, 0, false,
+     "without a client taking anything, then its watchers are canceled; 0: never"},
     {"auth-token", CONF_STRING, FIELD(auth_token), "simple", 0, 0, false,
      "kind of tokens: simple, or jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m"},
     {"auth-token-ttl", CONF_U64, FIELD(auth_token_ttl_s), "300", 0, UINT32_MAX, false,

@@ -25,7 +25,6 @@ enum {
     WINDOW_UNITS = 512 << 10,
     SMALL_WINDOW_UNITS = 64 << 10, /* when all streams together have not acknowledged: */
     ALL_UNITS = 64 << 20,
-    STALL_MS = 300000,
     TICK_MS = 500,               /* how old the head may be that a gatewayd knows */
     DISPATCH_SLICE_NS = 4000000, /* per turn that executed something */
     WORK_SLICE_NS = 1000000,     /* per turn for watchers that are behind */
@@ -65,7 +64,8 @@ static struct watch_hub *hub_of(struct stored_gateway *gw)
             .window_units = WINDOW_UNITS,
             .all_units = ALL_UNITS,
             .small_window_units = SMALL_WINDOW_UNITS,
-            .stall_ms = STALL_MS,
+            .stall_ms = gw->s->conf->watch_stall_ns != 0 ? gw->s->conf->watch_stall_ns / 1000000
+                                                         : UINT64_MAX,
         });
     return gw->watches;
 }

@@ -523,6 +523,10 @@ const struct setting_def setting_defs[] = {
     {.name = "checkpoint-entries", .type = SETTING_UINT, .def = "500000", .daemons = FOR_STORED,
      .reloadable = true, .series = "", .group = "Conclave",
      .help = "Entries after which a checkpoint is due earlier."},
+    {.name = "watch-stall-timeout", .type = SETTING_DURATION, .def = "5m0s",
+     .daemons = FOR_STORED, .series = "", .group = "Conclave",
+     .help = "Watchers of a stream whose client takes nothing for so long while there is something "
+             "to take are canceled; 0: never."},
     {.name = "runtime-dir", .type = SETTING_STRING, .series = "", .group = "Conclave",
      .help = "Where a private directory for the links is made; empty: $RUNTIME_DIRECTORY, "
              "$XDG_RUNTIME_DIR or /tmp."},

@@ -4,15 +4,18 @@ import os
 import queue
 import random
 import re
+import resource
 import signal
 import subprocess
 import threading
+import urllib.request
 
 import etcd3
 import grpc
 from etcd3.etcdrpc import rpc_pb2 as pb
 
 from harness import Cluster, Failure, until
+from raw_watch import RawWatch
 from tests import bulk_put, side_by_side, test
 from watch_stream import WatchStream
 
@@ -418,6 +421,83 @@ def stalled_clients(target):
             s.close()
         cluster.stop()
         return f"{len(truth)} events to 20 stalled clients, {used >> 20} MiB"
+
+
+@test("watch-a-thousand-stalled-clients", 20)
+def a_thousand_stalled_clients(target):
+    """They take nothing and are canceled; each is told where it can go on, and nothing is missing
+    there. Live watchers and writers do not notice."""
+    count, puts, value = 1000, 150, b"x" * 4000
+    want_descriptors(count + 500)
+    flags = [] if target.is_etcd else ["--watch-stall-timeout", "6s"]
+    with Cluster(target, 1, flags).start() as cluster:
+        member = cluster.members[0]
+        before = 0 if target.is_etcd else gateway_and_store(member)
+        stalled = [RawWatch(member, 1000, key=PREFIX, range_end=PREFIX_END) for _ in range(count)]
+        begin = {s.next().revision + 1 for s in stalled}
+        if begin != {2}:
+            raise Failure(f"the watchers begin at {begin}")
+        followers = [Follower(member) for _ in range(2)]
+        with member.client() as c:
+            for i in range(puts):
+                c.put(PREFIX + b"%d" % (i % 50), value, timeout=30)
+        upto = last_change(cluster)
+        for f in followers:
+            until("the live watchers are not delayed", lambda f=f: f.next > upto or f.split, 60)
+        used = 0
+        if not target.is_etcd:
+            used = gateway_and_store(member) - before
+            if used > 200 << 20:  # nobody's queue is longer than a window; all of it is 600 MB
+                raise Failure(f"{used >> 20} MiB are in use")
+            until("the stalled watchers are canceled",
+                  lambda: metric(member, "etcd_debugging_mvcc_watcher_total") == len(followers), 60)
+        line = check_followers(cluster, followers)
+        upto = last_change(cluster)
+        truth = history(member, upto)
+        lengths = [check_stalled(s, truth, upto, target) for s in stalled]
+        cluster.stop()
+        return (f"{line}; {count} stalled clients, {used >> 20} MiB, {min(lengths)} to "
+                f"{max(lengths)} events before they were canceled")
+
+
+def want_descriptors(count):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+
+
+def gateway_and_store(member):
+    return sum(resident(member.pid(role)) for role in ("gatewayd", "stored"))
+
+
+def metric(member, name):
+    with urllib.request.urlopen(member.client_url + "/metrics", timeout=30) as r:
+        return next(float(line.split()[1]) for line in r.read().decode().splitlines()
+                    if line.startswith(name + " "))
+
+
+def check_stalled(watch, truth, upto, target):
+    """Reads what it was sent, goes on where it was told, and has all of the truth then. How much there
+    was before the end of the watcher?"""
+    events, went_on = [], None
+    watch.open_window(64 << 20)
+    while not events or events[-1].revision < upto:
+        r = watch.next()
+        if r.canceled:
+            told = re.fullmatch(r".*; it can go on at revision (\d+)", r.cancel_reason)
+            if not told or went_on is not None:
+                raise Failure(f"canceled: {r.all()}")
+            if events and events[-1].revision >= int(told[1]):
+                raise Failure(f"had {events[-1].revision}, can go on at {told[1]}")
+            went_on = len(events)
+            watch.create(key=PREFIX, range_end=PREFIX_END, start_revision=int(told[1]))
+        events += r.events
+    if [e.all() for e in events] != truth:
+        raise Failure(f"a stalled client got {len(events)} events, not the {len(truth)} there are")
+    if went_on is None and not target.is_etcd:
+        raise Failure("a stalled client was not canceled")
+    watch.close()
+    return len(events) if went_on is None else went_on
 
 
 def resident(pid):
