@@ -33,7 +33,12 @@ enum {
     PARTIAL_KEEP_BYTES = 4096, /* of buffer, between messages of a stream */
 };
 
-const double grpc_handling_bounds[11] = {.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10};
+#define MS UINT64_C(1000000) /* in ns */
+/* prometheus.DefBuckets, which grpc-prometheus takes. */
+static const uint64_t handling_bounds_ns[] = {
+    5 * MS,   10 * MS,   25 * MS,   50 * MS,   100 * MS,  250 * MS,
+    500 * MS, 1000 * MS, 2500 * MS, 5000 * MS, 10000 * MS,
+};
 
 struct method_slot {
     char *path;
@@ -94,6 +99,8 @@ struct grpc_service *grpc_service_new(struct gatewayd *gw)
 
             assert(slot->path == NULL);
             m->auth = grpc_auth_of(m);
+            m->stats.handling.bounds_ns = handling_bounds_ns;
+            m->stats.handling.buckets = ARRAY_LEN(handling_bounds_ns);
             *slot = (struct method_slot){path, strlen(path), m};
         }
     }
@@ -141,19 +148,11 @@ static const struct http_header content_type = HTTP_HEADER("content-type", "appl
 static void count_end(struct grpc_call *call, enum grpc_code code)
 {
     struct grpc_method_stats *stats = &call->method->stats;
-    uint64_t took = loop_now_ns(call->gw->loop) - call->started_ns;
-    size_t bucket = 0;
 
     assert(!call->ended);
     call->ended = true;
     stats->handled[code]++;
-    stats->handling_count++;
-    stats->handling_ns_sum += took;
-    while (bucket < ARRAY_LEN(grpc_handling_bounds) &&
-           (double)took > grpc_handling_bounds[bucket] * 1e9)
-        bucket++;
-    if (bucket < ARRAY_LEN(grpc_handling_bounds))
-        stats->handling_bucket[bucket]++;
+    metrics_histogram_add(&stats->handling, loop_now_ns(call->gw->loop) - call->started_ns);
 }
 
 /* Status without a message: the "Trailers-Only" form. */

@@ -26,6 +26,7 @@
 #include "gatewayd/grpc_auth.h"
 #include "gatewayd/grpc_status.h"
 #include "lib/http/http_server.h"
+#include "lib/metrics/metrics.h"
 #include "lib/util/buf.h"
 #include "lib/util/list.h"
 
@@ -41,10 +42,8 @@ struct grpc_method_stats {
     uint64_t started;
     uint64_t handled[GRPC_CODE_COUNT];
     uint64_t messages_received, messages_sent;
-    uint64_t handling_ns_sum, handling_count;
-    uint64_t handling_bucket[11]; /* grpc_handling_bounds, not cumulative */
+    struct metrics_histogram handling;
 };
-extern const double grpc_handling_bounds[11];
 
 struct grpc_method {
     const char *service; /* "etcdserverpb.KV" */

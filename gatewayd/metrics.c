@@ -63,59 +63,58 @@ static const char *type_name(enum grpc_type type)
     return names[type];
 }
 
-static void method_line(struct buf *b, const char *name, const struct grpc_method *m,
-                        const char *more, uint64_t v)
+/* Room for the longest names and a code; what were longer would be cut short. */
+enum { LABELS_BYTES = 192 };
+
+static void method_labels(char labels[LABELS_BYTES], const struct grpc_method *m)
 {
-    buf_appendf(b, "%s{%sgrpc_method=\"%s\",grpc_service=\"%s\",grpc_type=\"%s\"} %" PRIu64 "\n",
-                name, more, m->name, m->service, type_name(m->type), v);
+    snprintf(labels, LABELS_BYTES, "grpc_method=\"%s\",grpc_service=\"%s\",grpc_type=\"%s\"",
+             m->name, m->service, type_name(m->type));
+}
+
+static void put_method(struct buf *b, const char *name, const struct grpc_method *m, uint64_t v)
+{
+    char labels[LABELS_BYTES];
+
+    method_labels(labels, m);
+    metrics_sample(b, name, labels, v);
 }
 
 static void visit_handled(void *user, const struct grpc_method *m)
 {
-    for (int code = 0; code < GRPC_CODE_COUNT; code++) {
-        char more[48];
+    char method[LABELS_BYTES], labels[LABELS_BYTES + 48];
 
-        snprintf(more, sizeof(more), "grpc_code=\"%s\",", grpc_code_name((enum grpc_code)code));
-        method_line(user, "grpc_server_handled_total", m, more, m->stats.handled[code]);
+    method_labels(method, m);
+    for (int code = 0; code < GRPC_CODE_COUNT; code++) {
+        snprintf(labels, sizeof(labels), "grpc_code=\"%s\",%s",
+                 grpc_code_name((enum grpc_code)code), method);
+        metrics_sample(user, "grpc_server_handled_total", labels, m->stats.handled[code]);
     }
 }
 
 static void visit_started(void *user, const struct grpc_method *m)
 {
-    method_line(user, "grpc_server_started_total", m, "", m->stats.started);
+    put_method(user, "grpc_server_started_total", m, m->stats.started);
 }
 
 static void visit_received(void *user, const struct grpc_method *m)
 {
-    method_line(user, "grpc_server_msg_received_total", m, "", m->stats.messages_received);
+    put_method(user, "grpc_server_msg_received_total", m, m->stats.messages_received);
 }
 
 static void visit_sent(void *user, const struct grpc_method *m)
 {
-    method_line(user, "grpc_server_msg_sent_total", m, "", m->stats.messages_sent);
+    put_method(user, "grpc_server_msg_sent_total", m, m->stats.messages_sent);
 }
 
 static void visit_handling(void *user, const struct grpc_method *m)
 {
-    struct buf *b = user;
-    uint64_t cumulative = 0;
+    char labels[LABELS_BYTES];
 
-    if (m->stats.handling_count == 0)
+    if (m->stats.handling.count == 0)
         return;
-    for (size_t i = 0; i < ARRAY_LEN(grpc_handling_bounds); i++) {
-        char more[32];
-
-        cumulative += m->stats.handling_bucket[i];
-        snprintf(more, sizeof(more), "le=\"%g\",", grpc_handling_bounds[i]);
-        method_line(b, "grpc_server_handling_seconds_bucket", m, more, cumulative);
-    }
-    method_line(b, "grpc_server_handling_seconds_bucket", m, "le=\"+Inf\",",
-                m->stats.handling_count);
-    buf_appendf(b,
-                "grpc_server_handling_seconds_sum{grpc_method=\"%s\",grpc_service=\"%s\",grpc_type="
-                "\"%s\"} %.9f\n",
-                m->name, m->service, type_name(m->type), (double)m->stats.handling_ns_sum / 1e9);
-    method_line(b, "grpc_server_handling_seconds_count", m, "", m->stats.handling_count);
+    method_labels(labels, m);
+    metrics_histogram_samples(user, "grpc_server_handling_seconds", labels, &m->stats.handling);
 }
 
 static void put_grpc(struct buf *b, const struct gatewayd *gw)

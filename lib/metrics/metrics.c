@@ -34,16 +34,18 @@ void metrics_seconds(struct buf *b, const char *name, const char *type, const ch
     buf_appendf(b, "%s %.3f\n", name, seconds);
 }
 
+static uint64_t upper_bound(const struct metrics_histogram *h, size_t bucket)
+{
+    return h->bounds_ns != NULL ? h->bounds_ns[bucket] : h->first_ns << bucket;
+}
+
 void metrics_histogram_add(struct metrics_histogram *h, uint64_t ns)
 {
-    uint64_t bound = h->first_ns;
     size_t i = 0;
 
     assert(h->buckets <= METRICS_BUCKETS_MAX);
-    while (i < h->buckets && ns > bound) {
-        bound *= 2;
+    while (i < h->buckets && ns > upper_bound(h, i))
         i++;
-    }
     h->bucket[i]++;
     h->count++;
     h->sum_ns += ns;
@@ -53,12 +55,12 @@ void metrics_histogram_samples(struct buf *b, const char *name, const char *labe
                                const struct metrics_histogram *h)
 {
     const char *comma = labels[0] != '\0' ? "," : "";
-    uint64_t cumulative = 0, bound = h->first_ns;
+    uint64_t cumulative = 0;
 
-    for (size_t i = 0; i < h->buckets; i++, bound *= 2) {
+    for (size_t i = 0; i < h->buckets; i++) {
         cumulative += h->bucket[i];
         buf_appendf(b, "%s_bucket{%s%sle=\"%.10g\"} %" PRIu64 "\n", name, labels, comma,
-                    (double)bound / 1e9, cumulative);
+                    (double)upper_bound(h, i) / 1e9, cumulative);
     }
     buf_appendf(b, "%s_bucket{%s%sle=\"+Inf\"} %" PRIu64 "\n", name, labels, comma, h->count);
     if (labels[0] == '\0')

@@ -1,6 +1,5 @@
 /*
- * Prometheus text exposition (version 0.0.4): what a daemon says about itself, and histograms with
- * etcd's bucket rule. Each daemon writes its own families; gatewayd puts the texts one after the
+ * Prometheus text exposition (version 0.0.4): what a daemon says about itself. Each daemon writes its own families; gatewayd puts the texts one after the
  * other, so a family belongs to one daemon alone.
  */
 #ifndef CONCLAVE_METRICS_METRICS_H
@@ -19,9 +18,11 @@ void metrics_seconds(struct buf *b, const char *name, const char *type, const ch
 /* One sample. labels: `a="x",b="y"`, or "" for none. */
 void metrics_sample(struct buf *b, const char *name, const char *labels, uint64_t v);
 
-/* Upper bounds first_ns * 2^i for i < buckets, as prometheus.ExponentialBuckets(first, 2, n). */
+/* The caller sets the upper bounds: bounds_ns (ascending, borrowed), or without it first_ns * 2^i,
+ * as prometheus.ExponentialBuckets(first, 2, n) has them. The rest begins as 0. */
 enum { METRICS_BUCKETS_MAX = 20 };
 struct metrics_histogram {
+    const uint64_t *bounds_ns; /* or NULL */
     uint64_t first_ns;
     size_t buckets;
     uint64_t count, sum_ns;

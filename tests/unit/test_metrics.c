@@ -42,6 +42,21 @@ Test(metrics, a_bound_belongs_to_its_bucket)
     }
 }
 
+Test(metrics, bounds_may_be_given_one_by_one)
+{
+    static const uint64_t bounds[] = {5000000, 25000000, UINT64_C(2500000000)};
+    struct metrics_histogram h = {.bounds_ns = bounds, .buckets = 3};
+    CLEANUP(buf_fini) struct buf b = BUF_INIT;
+
+    metrics_histogram_add(&h, 5000000);
+    metrics_histogram_add(&h, 5000001);
+    metrics_histogram_add(&h, 2500000001);
+    metrics_histogram_samples(&b, "t", "", &h);
+    cr_assert_str_eq(text_of(&b), "t_bucket{le=\"0.005\"} 1\nt_bucket{le=\"0.025\"} 2\n"
+                                  "t_bucket{le=\"2.5\"} 2\nt_bucket{le=\"+Inf\"} 3\n"
+                                  "t_sum 2.510000002\nt_count 3\n");
+}
+
 Test(metrics, buckets_are_shown_cumulative)
 {
     struct metrics_histogram h = {.first_ns = 100000, .buckets = 2};
