@@ -23,9 +23,7 @@ static int run_enable(struct ctl *c, struct ctl_args *a)
         struct ctl_error error = {0};
 
         if (ctl_try(c, &ctl_method_auth_enable, &request, &answer, &error) == 0) {
-            if (!print_encoded_or_simple(c, answer))
-                puts("Authentication Enabled");
-            ctl_answer_free(answer);
+            print_done(c, answer, "Authentication Enabled");
             return CTL_EXIT_SUCCESS;
         }
         if (attempt > 1 ||
@@ -42,14 +40,10 @@ static int run_enable(struct ctl *c, struct ctl_args *a)
 static int run_disable(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__AuthDisableRequest request = ETCDSERVERPB__AUTH_DISABLE_REQUEST__INIT;
-    void *answer;
 
     if (a->argc != 0)
         ctl_die(CTL_EXIT_BAD_ARGS, "auth disable command does not accept any arguments");
-    answer = ctl_ask(c, &ctl_method_auth_disable, &request);
-    if (!print_encoded_or_simple(c, answer))
-        puts("Authentication Disabled");
-    ctl_answer_free(answer);
+    print_done(c, ctl_ask(c, &ctl_method_auth_disable, &request), "Authentication Disabled");
     return CTL_EXIT_SUCCESS;
 }
 
@@ -61,10 +55,8 @@ static int run_status(struct ctl *c, struct ctl_args *a)
     if (a->argc != 0)
         ctl_die(CTL_EXIT_BAD_ARGS, "auth status command does not accept any arguments");
     r = ctl_ask(c, &ctl_method_auth_status, &request);
-    if (!print_encoded_or_simple(c, r))
-        printf("Authentication Status: %s\nAuthRevision: %" PRIu64 "\n",
+    print_done(c, r, "Authentication Status: %s\nAuthRevision: %" PRIu64,
                r->enabled ? "true" : "false", r->authrevision);
-    ctl_answer_free(r);
     return CTL_EXIT_SUCCESS;
 }
 

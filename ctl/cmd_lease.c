@@ -20,6 +20,20 @@ static int64_t lease_id(const char *text)
     return id;
 }
 
+/* The answer, or the end: in etcdctl's words for `what` ("grant"), or in the server's for NULL. */
+static void *ask(struct ctl *c, const struct ctl_method *method, const void *request,
+                 const char *what)
+{
+    ProtobufCMessage *answer = NULL;
+    struct ctl_error error = {0};
+
+    if (ctl_try(c, method, request, &answer, &error) == 0)
+        return answer;
+    if (what != NULL)
+        ctl_die(CTL_EXIT_ERROR, "failed to %s lease (%s)", what, error.message);
+    ctl_die(CTL_EXIT_BAD_CONNECTION, "%s", error.message);
+}
+
 /* "{" and the header's fields: these answers have them inline. */
 static void json_open(const Etcdserverpb__ResponseHeader *header)
 {
@@ -34,17 +48,13 @@ static int run_grant(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__LeaseGrantRequest request = ETCDSERVERPB__LEASE_GRANT_REQUEST__INIT;
     Etcdserverpb__LeaseGrantResponse *r;
-    ProtobufCMessage *answer = NULL;
-    struct ctl_error error = {0};
     char *why = NULL;
 
     if (a->argc != 1)
         ctl_die(CTL_EXIT_BAD_ARGS, "lease grant command needs TTL argument");
     if (ctl_parse_int(a->argv[0], 10, &request.ttl, &why) != 0)
         ctl_die(CTL_EXIT_BAD_ARGS, "bad TTL (%s)", why);
-    if (ctl_try(c, &ctl_method_lease_grant, &request, &answer, &error) != 0)
-        ctl_die(CTL_EXIT_ERROR, "failed to grant lease (%s)", error.message);
-    r = (Etcdserverpb__LeaseGrantResponse *)(void *)answer;
+    r = ask(c, &ctl_method_lease_grant, &request, "grant");
     if (c->format == CTL_FORMAT_JSON) {
         json_open(r->header);
         printf("\"ID\":%" PRId64 ",\"TTL\":%" PRId64 ",\"Error\":", r->id, r->ttl);
@@ -60,7 +70,7 @@ static int run_grant(struct ctl *c, struct ctl_args *a)
     } else {
         printf("lease %016" PRIx64 " granted with TTL(%" PRId64 "s)\n", r->id, r->ttl);
     }
-    ctl_answer_free(answer);
+    ctl_answer_free(r);
     return CTL_EXIT_SUCCESS;
 }
 
@@ -73,24 +83,18 @@ static int run_revoke(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__LeaseRevokeRequest request = ETCDSERVERPB__LEASE_REVOKE_REQUEST__INIT;
     Etcdserverpb__LeaseRevokeResponse *r;
-    ProtobufCMessage *answer = NULL;
-    struct ctl_error error = {0};
 
     if (a->argc != 1)
         ctl_die(CTL_EXIT_BAD_ARGS, "lease revoke command needs 1 argument");
     request.id = lease_id(a->argv[0]);
-    if (ctl_try(c, &ctl_method_lease_revoke, &request, &answer, &error) != 0)
-        ctl_die(CTL_EXIT_ERROR, "failed to revoke lease (%s)", error.message);
-    r = (Etcdserverpb__LeaseRevokeResponse *)(void *)answer;
-    if (!print_encoded(c, r)) {
-        if (c->format == CTL_FORMAT_FIELDS)
-            print_header_fields(r->header);
-        else if (c->format == CTL_FORMAT_TABLE)
-            print_unsupported(c);
-        else
-            printf("lease %016" PRIx64 " revoked\n", request.id);
-    }
-    ctl_answer_free(answer);
+    r = ask(c, &ctl_method_lease_revoke, &request, "revoke");
+    if (print_encoded_or_lines(c, r))
+        ;
+    else if (c->format == CTL_FORMAT_FIELDS)
+        print_header_fields(r->header);
+    else
+        printf("lease %016" PRIx64 " revoked\n", request.id);
+    ctl_answer_free(r);
     return CTL_EXIT_SUCCESS;
 }
 
@@ -137,16 +141,12 @@ static int run_timetolive(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__LeaseTimeToLiveRequest request = ETCDSERVERPB__LEASE_TIME_TO_LIVE_REQUEST__INIT;
     Etcdserverpb__LeaseTimeToLiveResponse *r;
-    ProtobufCMessage *answer = NULL;
-    struct ctl_error error = {0};
 
     if (a->argc != 1)
         ctl_die(CTL_EXIT_BAD_ARGS, "lease timetolive command needs lease ID as argument");
     request.id = lease_id(a->argv[0]);
     request.keys = ctl_args_bool(a, "keys");
-    if (ctl_try(c, &ctl_method_lease_ttl, &request, &answer, &error) != 0)
-        ctl_die(CTL_EXIT_BAD_CONNECTION, "%s", error.message);
-    r = (Etcdserverpb__LeaseTimeToLiveResponse *)(void *)answer;
+    r = ask(c, &ctl_method_lease_ttl, &request, NULL);
     if (c->format == CTL_FORMAT_JSON) {
         ttl_json(r);
     } else if (c->format == CTL_FORMAT_FIELDS) {
@@ -162,7 +162,7 @@ static int run_timetolive(struct ctl *c, struct ctl_args *a)
     } else {
         ttl_simple(r, request.keys);
     }
-    ctl_answer_free(answer);
+    ctl_answer_free(r);
     return CTL_EXIT_SUCCESS;
 }
 
@@ -179,12 +179,8 @@ static int run_list(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__LeaseLeasesRequest request = ETCDSERVERPB__LEASE_LEASES_REQUEST__INIT;
     Etcdserverpb__LeaseLeasesResponse *r;
-    ProtobufCMessage *answer = NULL;
-    struct ctl_error error = {0};
 
-    if (ctl_try(c, &ctl_method_lease_list, &request, &answer, &error) != 0)
-        ctl_die(CTL_EXIT_BAD_CONNECTION, "%s", error.message);
-    r = (Etcdserverpb__LeaseLeasesResponse *)(void *)answer;
+    r = ask(c, &ctl_method_lease_list, &request, NULL);
     if (c->format == CTL_FORMAT_JSON) {
         json_open(r->header);
         fputs("\"leases\":[", stdout);
@@ -204,7 +200,7 @@ static int run_list(struct ctl *c, struct ctl_args *a)
         for (size_t i = 0; i < r->n_leases; i++)
             printf("%016" PRIx64 "\n", r->leases[i]->id);
     }
-    ctl_answer_free(answer);
+    ctl_answer_free(r);
     return CTL_EXIT_SUCCESS;
 }
 

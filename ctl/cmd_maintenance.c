@@ -23,10 +23,8 @@ static const char *alarm_name(Etcdserverpb__AlarmType type)
 
 static void print_alarms(const struct ctl *c, const Etcdserverpb__AlarmResponse *r)
 {
-    if (print_encoded(c, r))
+    if (print_encoded_or_lines(c, r))
         return;
-    if (c->format == CTL_FORMAT_TABLE)
-        print_unsupported(c);
     if (c->format == CTL_FORMAT_FIELDS)
         print_header_fields(r->header);
     for (size_t i = 0; i < r->n_alarms; i++) {
@@ -200,10 +198,8 @@ static int run_move_leader(struct ctl *c, struct ctl_args *a)
     if (ctl_client_unary(leader, &ctl_method_move_leader, &request.base, c->command_ms, &answer,
                          &error) != 0)
         ctl_die(CTL_EXIT_ERROR, "%s", error.message);
-    if (!print_encoded_or_simple(c, answer))
-        printf("Leadership transferred from %" PRIx64 " to %" PRIx64 "\n", leader_id,
+    print_done(c, answer, "Leadership transferred from %" PRIx64 " to %" PRIx64, leader_id,
                request.targetid);
-    ctl_answer_free(answer);
     ctl_client_free(leader);
     return CTL_EXIT_SUCCESS;
 }
@@ -222,11 +218,9 @@ static int downgrade(struct ctl *c, Etcdserverpb__DowngradeRequest__DowngradeAct
     Etcdserverpb__DowngradeResponse *r;
 
     request.action = action;
-    request.version = (char *)(uintptr_t)version;
+    request.version = ctl_string(version);
     r = ctl_ask(c, &ctl_method_downgrade, &request);
-    if (!print_encoded_or_simple(c, r))
-        printf("Downgrade %s success, cluster version %s\n", what, r->version);
-    ctl_answer_free(r);
+    print_done(c, r, "Downgrade %s success, cluster version %s", what, r->version);
     return CTL_EXIT_SUCCESS;
 }
 

@@ -105,6 +105,14 @@ static const struct ctl_command cmd_add = {.use = "add <memberName> [options]",
 
 /* ---- remove, update, promote ---- */
 
+static int print_change(const struct ctl *c, void *answer, uint64_t id, const char *what,
+                        const Etcdserverpb__ResponseHeader *header)
+{
+    print_done(c, answer, "Member %16" PRIx64 " %s cluster %16" PRIx64, id, what,
+               cluster_of(header));
+    return CTL_EXIT_SUCCESS;
+}
+
 static int run_remove(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__MemberRemoveRequest request = ETCDSERVERPB__MEMBER_REMOVE_REQUEST__INIT;
@@ -112,11 +120,7 @@ static int run_remove(struct ctl *c, struct ctl_args *a)
 
     request.id = member_id(a);
     r = ctl_ask(c, &ctl_method_member_remove, &request);
-    if (!print_encoded_or_simple(c, r))
-        printf("Member %16" PRIx64 " removed from cluster %16" PRIx64 "\n", request.id,
-               cluster_of(r->header));
-    ctl_answer_free(r);
-    return CTL_EXIT_SUCCESS;
+    return print_change(c, r, request.id, "removed from", r->header);
 }
 
 static const struct ctl_command cmd_remove = {
@@ -133,11 +137,7 @@ static int run_update(struct ctl *c, struct ctl_args *a)
         ctl_die(CTL_EXIT_BAD_ARGS, "member peer urls not provided");
     request.peerurls = split_urls(urls, &request.n_peerurls);
     r = ctl_ask(c, &ctl_method_member_update, &request);
-    if (!print_encoded_or_simple(c, r))
-        printf("Member %16" PRIx64 " updated in cluster %16" PRIx64 "\n", request.id,
-               cluster_of(r->header));
-    ctl_answer_free(r);
-    return CTL_EXIT_SUCCESS;
+    return print_change(c, r, request.id, "updated in", r->header);
 }
 
 static const struct ctl_flag update_flags[] = {
@@ -155,11 +155,7 @@ static int run_promote(struct ctl *c, struct ctl_args *a)
 
     request.id = member_id(a);
     r = ctl_ask(c, &ctl_method_member_promote, &request);
-    if (!print_encoded_or_simple(c, r))
-        printf("Member %16" PRIx64 " promoted in cluster %16" PRIx64 "\n", request.id,
-               cluster_of(r->header));
-    ctl_answer_free(r);
-    return CTL_EXIT_SUCCESS;
+    return print_change(c, r, request.id, "promoted in", r->header);
 }
 
 static const struct ctl_command cmd_promote = {

@@ -7,23 +7,13 @@
 #include "ctl/print.h"
 #include "lib/util/xmalloc.h"
 
-static char *text(const char *s)
-{
-    return (char *)(uintptr_t)s;
-}
-
 static int run_add(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__AuthRoleAddRequest request = ETCDSERVERPB__AUTH_ROLE_ADD_REQUEST__INIT;
-    void *answer;
+    const char *name = ctl_only_arg(a, "role add command requires role name as its argument");
 
-    if (a->argc != 1)
-        ctl_die(CTL_EXIT_BAD_ARGS, "role add command requires role name as its argument");
-    request.name = text(a->argv[0]);
-    answer = ctl_ask(c, &ctl_method_role_add, &request);
-    if (!print_encoded_or_simple(c, answer))
-        printf("Role %s created\n", a->argv[0]);
-    ctl_answer_free(answer);
+    request.name = ctl_string(name);
+    print_done(c, ctl_ask(c, &ctl_method_role_add, &request), "Role %s created", name);
     return CTL_EXIT_SUCCESS;
 }
 
@@ -33,15 +23,10 @@ static const struct ctl_command cmd_add = {
 static int run_delete(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__AuthRoleDeleteRequest request = ETCDSERVERPB__AUTH_ROLE_DELETE_REQUEST__INIT;
-    void *answer;
+    const char *name = ctl_only_arg(a, "role delete command requires role name as its argument");
 
-    if (a->argc != 1)
-        ctl_die(CTL_EXIT_BAD_ARGS, "role delete command requires role name as its argument");
-    request.role = text(a->argv[0]);
-    answer = ctl_ask(c, &ctl_method_role_delete, &request);
-    if (!print_encoded_or_simple(c, answer))
-        printf("Role %s deleted\n", a->argv[0]);
-    ctl_answer_free(answer);
+    request.role = ctl_string(name);
+    print_done(c, ctl_ask(c, &ctl_method_role_delete, &request), "Role %s deleted", name);
     return CTL_EXIT_SUCCESS;
 }
 
@@ -108,7 +93,7 @@ void cmd_role_print(const struct ctl *c, const char *name,
     }
 }
 
-static void print_fields(const char *name, const Etcdserverpb__AuthRoleGetResponse *r)
+static void print_fields(const Etcdserverpb__AuthRoleGetResponse *r)
 {
     static const char *const types[] = {"READ", "WRITE", "READWRITE"};
 
@@ -126,16 +111,15 @@ static void print_fields(const char *name, const Etcdserverpb__AuthRoleGetRespon
 static int run_get(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__AuthRoleGetRequest request = ETCDSERVERPB__AUTH_ROLE_GET_REQUEST__INIT;
+    const char *name = ctl_only_arg(a, "role get command requires role name as its argument");
     Etcdserverpb__AuthRoleGetResponse *r;
 
-    if (a->argc != 1)
-        ctl_die(CTL_EXIT_BAD_ARGS, "role get command requires role name as its argument");
-    request.role = text(a->argv[0]);
+    request.role = ctl_string(name);
     r = ctl_ask(c, &ctl_method_role_get, &request);
     if (c->format == CTL_FORMAT_FIELDS)
-        print_fields(a->argv[0], r);
+        print_fields(r);
     else if (!print_encoded_or_simple(c, r))
-        cmd_role_print(c, a->argv[0], r);
+        cmd_role_print(c, name, r);
     ctl_answer_free(r);
     return CTL_EXIT_SUCCESS;
 }
@@ -209,7 +193,6 @@ static int run_grant(struct ctl *c, struct ctl_args *a)
         ETCDSERVERPB__AUTH_ROLE_GRANT_PERMISSION_REQUEST__INIT;
     Authpb__Permission permission = AUTHPB__PERMISSION__INIT;
     size_t i = 0;
-    void *answer;
 
     if (a->argc < 3)
         ctl_die(CTL_EXIT_BAD_ARGS,
@@ -221,12 +204,9 @@ static int run_grant(struct ctl *c, struct ctl_args *a)
         ctl_die(CTL_EXIT_BAD_ARGS, "invalid permission type: %s", a->argv[1]);
     permission.permtype = types[i].type;
     key_range(a, 2, &permission.key, &permission.range_end);
-    request.name = text(a->argv[0]);
+    request.name = ctl_string(a->argv[0]);
     request.perm = &permission;
-    answer = ctl_ask(c, &ctl_method_role_grant, &request);
-    if (!print_encoded_or_simple(c, answer))
-        printf("Role %s updated\n", a->argv[0]);
-    ctl_answer_free(answer);
+    print_done(c, ctl_ask(c, &ctl_method_role_grant, &request), "Role %s updated", a->argv[0]);
     return CTL_EXIT_SUCCESS;
 }
 
@@ -251,19 +231,17 @@ static int run_revoke(struct ctl *c, struct ctl_args *a)
                 "role revoke-permission command requires role name and key [endkey] as its "
                 "argument");
     key_range(a, 1, &request.key, &request.range_end);
-    request.role = text(a->argv[0]);
+    request.role = ctl_string(a->argv[0]);
     answer = ctl_ask(c, &ctl_method_role_revoke, &request);
-    if (!print_encoded_or_simple(c, answer)) {
-        if (request.range_end.len == 0)
-            printf("Permission of key %s is revoked from role %s\n", a->argv[1], a->argv[0]);
-        else if (is_open(request.range_end))
-            printf("Permission of range [%s, <open ended> is revoked from role %s\n", a->argv[1],
+    if (request.range_end.len == 0)
+        print_done(c, answer, "Permission of key %s is revoked from role %s", a->argv[1],
                    a->argv[0]);
-        else
-            printf("Permission of range [%s, %.*s) is revoked from role %s\n", a->argv[1],
+    else if (is_open(request.range_end))
+        print_done(c, answer, "Permission of range [%s, <open ended> is revoked from role %s",
+                   a->argv[1], a->argv[0]);
+    else
+        print_done(c, answer, "Permission of range [%s, %.*s) is revoked from role %s", a->argv[1],
                    (int)request.range_end.len, request.range_end.data, a->argv[0]);
-    }
-    ctl_answer_free(answer);
     return CTL_EXIT_SUCCESS;
 }
 

@@ -7,22 +7,6 @@
 #include "ctl/print.h"
 #include "lib/util/xmalloc.h"
 
-static char *text(const char *s)
-{
-    return (char *)(uintptr_t)s;
-}
-
-/* One answer and one line. */
-static void ask_and_print(struct ctl *c, const struct ctl_method *method, const void *request,
-                          const char *before, const char *name, const char *after)
-{
-    void *answer = ctl_ask(c, method, request);
-
-    if (!print_encoded_or_simple(c, answer))
-        printf("%s%s%s\n", before, name, after);
-    ctl_answer_free(answer);
-}
-
 /* Asks twice on the terminal, or takes one word of standard input. */
 static char *ask_password(const char *name, bool interactive)
 {
@@ -61,10 +45,10 @@ static int run_add(struct ctl *c, struct ctl_args *a)
     if (a->argc != 1)
         ctl_die(CTL_EXIT_BAD_ARGS, "user add command requires user name as its argument");
     request.options = &options;
-    request.name = text(a->argv[0]);
+    request.name = ctl_string(a->argv[0]);
     options.no_password = ctl_args_bool(a, "no-password");
     if (!options.no_password && *given != '\0') {
-        request.password = text(given);
+        request.password = ctl_string(given);
     } else if (!options.no_password) {
         colon = strchr(a->argv[0], ':');
         if (colon == NULL) {
@@ -72,12 +56,12 @@ static int run_add(struct ctl *c, struct ctl_args *a)
             request.password = ask_password(a->argv[0], ctl_args_bool(a, "interactive"));
         } else {
             request.name = xstrndup(a->argv[0], (size_t)(colon - a->argv[0]));
-            request.password = text(colon + 1);
+            request.password = ctl_string(colon + 1);
         }
         if (*request.name == '\0')
             ctl_die(CTL_EXIT_BAD_ARGS, "empty user name is not allowed");
     }
-    ask_and_print(c, &ctl_method_user_add, &request, "User ", request.name, " created");
+    print_done(c, ctl_ask(c, &ctl_method_user_add, &request), "User %s created", request.name);
     return CTL_EXIT_SUCCESS;
 }
 
@@ -99,11 +83,10 @@ static const struct ctl_command cmd_add = {.use = "add <user name or user:passwo
 static int run_delete(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__AuthUserDeleteRequest request = ETCDSERVERPB__AUTH_USER_DELETE_REQUEST__INIT;
+    const char *name = ctl_only_arg(a, "user delete command requires user name as its argument");
 
-    if (a->argc != 1)
-        ctl_die(CTL_EXIT_BAD_ARGS, "user delete command requires user name as its argument");
-    request.name = text(a->argv[0]);
-    ask_and_print(c, &ctl_method_user_delete, &request, "User ", a->argv[0], " deleted");
+    request.name = ctl_string(name);
+    print_done(c, ctl_ask(c, &ctl_method_user_delete, &request), "User %s deleted", name);
     return CTL_EXIT_SUCCESS;
 }
 
@@ -129,17 +112,16 @@ static void print_details(struct ctl *c, const Etcdserverpb__AuthUserGetResponse
 static int run_get(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__AuthUserGetRequest request = ETCDSERVERPB__AUTH_USER_GET_REQUEST__INIT;
+    const char *name = ctl_only_arg(a, "user get command requires user name as its argument");
     Etcdserverpb__AuthUserGetResponse *r;
 
-    if (a->argc != 1)
-        ctl_die(CTL_EXIT_BAD_ARGS, "user get command requires user name as its argument");
-    request.name = text(a->argv[0]);
+    request.name = ctl_string(name);
     r = ctl_ask(c, &ctl_method_user_get, &request);
     if (ctl_args_bool(a, "detail")) {
-        printf("User: %s\n", a->argv[0]);
+        printf("User: %s\n", name);
         print_details(c, r);
     } else if (!print_encoded_or_simple(c, r)) {
-        printf("User: %s\nRoles:", a->argv[0]);
+        printf("User: %s\nRoles:", name);
         for (size_t i = 0; i < r->n_roles; i++)
             printf(" %s", r->roles[i]);
         putchar('\n');
@@ -179,12 +161,11 @@ static int run_passwd(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__AuthUserChangePasswordRequest request =
         ETCDSERVERPB__AUTH_USER_CHANGE_PASSWORD_REQUEST__INIT;
+    const char *name = ctl_only_arg(a, "user passwd command requires user name as its argument");
 
-    if (a->argc != 1)
-        ctl_die(CTL_EXIT_BAD_ARGS, "user passwd command requires user name as its argument");
-    request.name = text(a->argv[0]);
-    request.password = ask_password(a->argv[0], ctl_args_bool(a, "interactive"));
-    ask_and_print(c, &ctl_method_user_passwd, &request, "Password updated", "", "");
+    request.name = ctl_string(name);
+    request.password = ask_password(name, ctl_args_bool(a, "interactive"));
+    print_done(c, ctl_ask(c, &ctl_method_user_passwd, &request), "Password updated");
     return CTL_EXIT_SUCCESS;
 }
 
@@ -205,15 +186,14 @@ static int run_grant_role(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__AuthUserGrantRoleRequest request =
         ETCDSERVERPB__AUTH_USER_GRANT_ROLE_REQUEST__INIT;
-    CLEANUP(freep) char *line = NULL;
 
     if (a->argc != 2)
         ctl_die(CTL_EXIT_BAD_ARGS,
                 "user grant command requires user name and role name as its argument");
-    request.user = text(a->argv[0]);
-    request.role = text(a->argv[1]);
-    line = xasprintf("Role %s is granted to user %s", a->argv[1], a->argv[0]);
-    ask_and_print(c, &ctl_method_user_grant, &request, line, "", "");
+    request.user = ctl_string(a->argv[0]);
+    request.role = ctl_string(a->argv[1]);
+    print_done(c, ctl_ask(c, &ctl_method_user_grant, &request), "Role %s is granted to user %s",
+               a->argv[1], a->argv[0]);
     return CTL_EXIT_SUCCESS;
 }
 
@@ -225,15 +205,14 @@ static int run_revoke_role(struct ctl *c, struct ctl_args *a)
 {
     Etcdserverpb__AuthUserRevokeRoleRequest request =
         ETCDSERVERPB__AUTH_USER_REVOKE_ROLE_REQUEST__INIT;
-    CLEANUP(freep) char *line = NULL;
 
     if (a->argc != 2)
         ctl_die(CTL_EXIT_BAD_ARGS,
                 "user revoke-role requires user name and role name as its argument");
-    request.name = text(a->argv[0]);
-    request.role = text(a->argv[1]);
-    line = xasprintf("Role %s is revoked from user %s", a->argv[1], a->argv[0]);
-    ask_and_print(c, &ctl_method_user_revoke, &request, line, "", "");
+    request.name = ctl_string(a->argv[0]);
+    request.role = ctl_string(a->argv[1]);
+    print_done(c, ctl_ask(c, &ctl_method_user_revoke, &request), "Role %s is revoked from user %s",
+               a->argv[1], a->argv[0]);
     return CTL_EXIT_SUCCESS;
 }
 

@@ -60,6 +60,18 @@ void ctl_answer_free(void *answer)
         protobuf_c_message_free_unpacked(answer, NULL);
 }
 
+const char *ctl_only_arg(const struct ctl_args *a, const char *error)
+{
+    if (a->argc != 1)
+        ctl_die(CTL_EXIT_BAD_ARGS, "%s", error);
+    return a->argv[0];
+}
+
+char *ctl_string(const char *text)
+{
+    return (char *)(uintptr_t)text;
+}
+
 ProtobufCBinaryData ctl_data(const char *text)
 {
     return (ProtobufCBinaryData){.data = (uint8_t *)(uintptr_t)text, .len = strlen(text)};

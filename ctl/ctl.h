@@ -79,7 +79,11 @@ int ctl_try(struct ctl *c, const struct ctl_method *method, const void *request,
             ProtobufCMessage **ret, struct ctl_error *ret_error);
 void ctl_answer_free(void *answer);
 
-/* Positional arguments, as bytes. */
+/* The only positional argument; dies with `error` when there is none, or another one. */
+const char *ctl_only_arg(const struct ctl_args *a, const char *error);
+/* For a message to be sent, whose strings are not const; still the caller's. */
+char *ctl_string(const char *text);
+/* The same as bytes. */
 ProtobufCBinaryData ctl_data(const char *text);
 /* The end of the range of all keys with this prefix: free(data) when not the one byte zero. */
 ProtobufCBinaryData ctl_prefix_end(ProtobufCBinaryData prefix);

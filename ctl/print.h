@@ -17,6 +17,10 @@ bool print_encoded(const struct ctl *c, const void *message);
 bool print_encoded_or_simple(const struct ctl *c, const void *message);
 /* The header alone, for wrappers of etcd's client whose encoding is that of their header. */
 void print_header_encoded(const struct ctl *c, const Etcdserverpb__ResponseHeader *header);
+/* For what has no table; dies in the words of the format. */
+bool print_encoded_or_lines(const struct ctl *c, const void *message);
+/* The end of a command that says one line: that line, or the answer encoded. Frees the answer. */
+void print_done(const struct ctl *c, void *answer, const char *fmt, ...) PRINTF_LIKE(3, 4);
 NORETURN void print_unsupported(const struct ctl *c);
 NORETURN void print_marshal_unsupported(const char *go_type);
 

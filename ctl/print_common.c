@@ -1,5 +1,6 @@
 /* The parts of output that every group shares. */
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include "ctl/ctl_text.h"
@@ -51,6 +52,28 @@ bool print_encoded_or_simple(const struct ctl *c, const void *message)
     if (c->format != CTL_FORMAT_SIMPLE)
         print_unsupported(c);
     return false;
+}
+
+bool print_encoded_or_lines(const struct ctl *c, const void *message)
+{
+    if (print_encoded(c, message))
+        return true;
+    if (c->format == CTL_FORMAT_TABLE)
+        print_unsupported(c);
+    return false;
+}
+
+void print_done(const struct ctl *c, void *answer, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    if (!print_encoded_or_simple(c, answer)) {
+        vprintf(fmt, args);
+        putchar('\n');
+    }
+    va_end(args);
+    ctl_answer_free(answer);
 }
 
 void print_header_fields(const Etcdserverpb__ResponseHeader *header)

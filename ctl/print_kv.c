@@ -25,10 +25,8 @@ void print_kv_fields(const char *prefix, const Mvccpb__KeyValue *kv)
 
 void print_get(const struct ctl *c, const Etcdserverpb__RangeResponse *r, bool value_only)
 {
-    if (print_encoded(c, r))
+    if (print_encoded_or_lines(c, r))
         return;
-    if (c->format == CTL_FORMAT_TABLE)
-        print_unsupported(c);
     if (c->format == CTL_FORMAT_FIELDS)
         print_header_fields(r->header);
     for (size_t i = 0; i < r->n_kvs; i++) {
@@ -43,10 +41,8 @@ void print_get(const struct ctl *c, const Etcdserverpb__RangeResponse *r, bool v
 
 void print_put(const struct ctl *c, const Etcdserverpb__PutResponse *r)
 {
-    if (print_encoded(c, r))
+    if (print_encoded_or_lines(c, r))
         return;
-    if (c->format == CTL_FORMAT_TABLE)
-        print_unsupported(c);
     if (c->format == CTL_FORMAT_FIELDS) {
         print_header_fields(r->header);
         if (r->prev_kv != NULL)
@@ -60,10 +56,8 @@ void print_put(const struct ctl *c, const Etcdserverpb__PutResponse *r)
 
 void print_delete(const struct ctl *c, const Etcdserverpb__DeleteRangeResponse *r)
 {
-    if (print_encoded(c, r))
+    if (print_encoded_or_lines(c, r))
         return;
-    if (c->format == CTL_FORMAT_TABLE)
-        print_unsupported(c);
     if (c->format == CTL_FORMAT_FIELDS) {
         print_header_fields(r->header);
         printf("\"Deleted\" : %" PRId64 "\n", r->deleted);
@@ -80,10 +74,8 @@ void print_delete(const struct ctl *c, const Etcdserverpb__DeleteRangeResponse *
 
 void print_txn(const struct ctl *c, const Etcdserverpb__TxnResponse *r)
 {
-    if (print_encoded(c, r))
+    if (print_encoded_or_lines(c, r))
         return;
-    if (c->format == CTL_FORMAT_TABLE)
-        print_unsupported(c);
     if (c->format == CTL_FORMAT_FIELDS) {
         print_header_fields(r->header);
         printf("\"Succeeded\" : %s\n", r->succeeded ? "true" : "false");
