@@ -282,6 +282,8 @@ static void pump_in(struct peer_tls_link *l)
             return;
         }
         heard_far(l);
+        if (n < PEER_TLS_CHUNK_BYTES / 4)
+            return; /* that was all, or nearly; more makes the socket readable again */
     }
 }
 
