@@ -213,20 +213,17 @@ static void conn_eof(struct http_conn *conn)
         conn->proto->eof(conn);
 }
 
-/* Each step of a handshake costs as much as dozens of requests: many at once must not hold up the
+/* A step of a handshake costs as much as dozens of requests: many at once must not hold up the
  * connections that stand. Those over the turn's budget are still readable in the next one. */
-static bool handshake_budget(struct http_server *server)
+static bool handshake_due(struct http_server *server)
 {
     uint64_t turn = loop_turn_count(server->loop);
 
     if (server->handshake_turn != turn) {
         server->handshake_turn = turn;
-        server->handshakes_left = HTTP_HANDSHAKES_PER_TURN;
+        server->handshake_ns = 0;
     }
-    if (server->handshakes_left == 0)
-        return false;
-    server->handshakes_left--;
-    return true;
+    return server->handshake_ns < HTTP_HANDSHAKE_TURN_NS;
 }
 
 static void conn_rejected(struct http_conn *conn, const char *why)
@@ -241,11 +238,14 @@ static void conn_rejected(struct http_conn *conn, const char *why)
 /* True: there may be input. */
 static bool conn_handshake(struct http_conn *conn)
 {
+    uint64_t start_ns;
     int r;
 
-    if (!handshake_budget(conn->server))
+    if (!handshake_due(conn->server))
         return false;
+    start_ns = loop_clock_ns();
     r = conn->transport.ops->handshake(&conn->transport);
+    conn->server->handshake_ns += loop_clock_ns() - start_ns;
     if (r == -EAGAIN)
         return false;
     if (r < 0) {

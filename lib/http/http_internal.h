@@ -31,7 +31,7 @@ enum {
     HTTP_READ_BYTES = 64 * 1024, /* one read(2) */
     HTTP_READS_PER_TURN = 4,     /* then others get their turn */
     HTTP_ACCEPTS_PER_TURN = 64,
-    HTTP_HANDSHAKES_PER_TURN = 16, /* steps of TLS handshakes, of up to a millisecond each */
+    HTTP_HANDSHAKE_TURN_NS = 2000000, /* for TLS handshakes; one step takes up to 1 ms */
     HTTP_WRITE_ROUND_BYTES = 128 * 1024, /* made before a writev */
     HTTP_WRITE_TURN_BYTES = 512 * 1024,  /* per connection and turn */
     HTTP_COPY_BYTES_MAX = 4096, /* a smaller piece is copied rather than given its own iovec */
@@ -272,8 +272,8 @@ struct http_server {
     int64_t date_s;
     bool draining;
     uint64_t drain_deadline_ms;
-    uint64_t handshake_turn;        /* loop turn that handshakes_left belongs to */
-    unsigned int handshakes_left;
+    uint64_t handshake_turn;        /* loop turn that handshake_ns belongs to */
+    uint64_t handshake_ns;          /* spent on handshakes in it */
     void (*drain_done)(void *user);
     void *drain_user;
 };

@@ -20,6 +20,7 @@ enum {
     PEER_TLS_CHUNK_BYTES = 64 * 1024,
     PEER_TLS_ROUNDS_MAX = 8,     /* chunks per turn and direction */
     PEER_TLS_TIMEOUT_MS = 5000,  /* resolve, connect, handshake, greeting: together */
+    PEER_TLS_TURN_NS = 2000000,  /* of one turn for handshakes: strangers' must not hold up members */
     PEER_TLS_RETRY_MS = 400,     /* between handshakes that fail */
     PEER_TLS_LINGER_MS = 3000,   /* one side has ended, the other has not */
     PEER_TLS_STRANGERS_MAX = 128, /* accepted and not yet past the handshake; then the oldest goes */
@@ -54,6 +55,7 @@ struct peer_tls {
     struct list ports; /* taken over by the relay's thread */
     struct list links;
     size_t link_count, stranger_count;
+    uint64_t handshake_turn, handshake_ns; /* spent on handshakes in that turn */
     uint64_t rejected_log_ms, rejected_unlogged;
     uint8_t *chunk; /* PEER_TLS_CHUNK_BYTES */
     atomic_uint_fast64_t handshakes, failures, connections;

@@ -543,10 +543,27 @@ static void find_addresses(struct peer_tls_link *l)
 
 /* ---- events ---- */
 
+/* Whoever called and is over the turn's budget is still readable in the next one. */
+static bool handshake_due(struct peer_tls *t)
+{
+    uint64_t turn = loop_turn_count(t->loop);
+
+    if (t->handshake_turn != turn) {
+        t->handshake_turn = turn;
+        t->handshake_ns = 0;
+    }
+    return t->handshake_ns < PEER_TLS_TURN_NS;
+}
+
 static void on_handshake(struct peer_tls_link *l)
 {
-    int r = tls_stream_handshake(l->tls);
+    uint64_t start_ns = loop_clock_ns();
+    int r;
 
+    if (l->port->inbound && !handshake_due(l->t))
+        return;
+    r = tls_stream_handshake(l->tls);
+    l->t->handshake_ns += loop_clock_ns() - start_ns;
     if (r == -EAGAIN)
         return;
     if (r < 0) {
