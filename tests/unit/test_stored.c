@@ -587,6 +587,9 @@ static void send_role(struct side *d, uint64_t commit_index, bool local_reads)
                                                             .term = TERM,
                                                             .commit_index = commit_index,
                                                             .state = PROTO_RAFT_LEADER,
+                                                            /* an answer that takes a slow
+                                                             * machine seconds is no late one */
+                                                            .election_timeout_ms = 50000,
                                                             .local_reads = local_reads});
     ipc_link_end(d->raftd);
 }
