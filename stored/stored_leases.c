@@ -4,10 +4,6 @@
  * entry of a keeper before it has been executed or never will count, and this one takes over: it
  * proposes what is over and what the table is to know of deadlines (lease_keeper.h). Questions about
  * leases are in stored_lease_calls.c.
- *
- * Every member notes when it first saw what the table says of the lease clock. Since then at least
- * the time on its own monotonic clock has gone by, so whoever takes over goes on from there, and
- * time without a leader counts.
  */
 #include "stored/stored_leases.h"
 
@@ -52,30 +48,6 @@ uint64_t stored_leases_election_ms(const struct stored *s)
 bool stored_leases_has_leader(const struct stored *s)
 {
     return s->raftd_up && s->have_role && s->role.leader_id != 0;
-}
-
-/* ---- the lease clock ---- */
-
-/* After everything that may have changed the table. Not the loop's time: that may be from before
- * the entry was proposed, and the clock would be ahead. */
-static void note_clock(struct stored *s)
-{
-    struct stored_leases *ls = s->leases;
-    uint64_t clock_ms = kv_leases(s->kv)->clock_ms;
-
-    if (ls->seen_at_ms != 0 && clock_ms == ls->seen_clock_ms)
-        return;
-    ls->seen_clock_ms = clock_ms;
-    ls->seen_at_ms = stored_leases_clock_ms(NULL) + 1; /* it is rounded down */
-}
-
-/* What it is now at least. */
-static uint64_t clock_at_least(struct stored *s)
-{
-    uint64_t ms = stored_leases_clock_ms(NULL);
-
-    note_clock(s);
-    return s->leases->seen_clock_ms + (ms > s->leases->seen_at_ms ? ms - s->leases->seen_at_ms : 0);
 }
 
 /* ---- proposals ---- */
@@ -201,7 +173,8 @@ static void try_keep(struct stored *s)
     uint64_t now = now_ms(s);
 
     if (t->keeper_term == ls->term && t->keeper_id == ls->keeper_id) {
-        lease_keeper_start(&ls->keeper, t, clock_at_least(s));
+        lease_keeper_start(&ls->keeper, t,
+                           lease_clock_at_least(&ls->clock, stored_leases_clock_ms(NULL)));
         log_info("deciding about %zu leases in term %" PRIu64, lease_table_count(t), ls->term);
         return;
     }
@@ -235,7 +208,8 @@ void stored_leases_work(struct stored *s)
 {
     struct stored_leases *ls = s->leases;
 
-    note_clock(s);
+    /* not the loop's time: that may be from before an entry of this turn was proposed */
+    lease_clock_note(&ls->clock, kv_leases(s->kv), stored_leases_clock_ms(NULL));
     if (ls->leads)
         keep(s);
     else if (stored_leases_has_leader(s))

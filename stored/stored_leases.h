@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include "lib/util/buf.h"
 #include "lib/util/list.h"
+#include "stored/lease/lease_clock.h"
 #include "stored/lease/lease_keeper.h"
 #include "stored/stored.h"
 
@@ -27,7 +28,7 @@ struct stored_leases {
     uint64_t keeper_id; /* of this reign: entries of one before do not count any more */
     uint64_t keeper_asked_ms;
     uint64_t term;             /* of the ROLE acted upon; 0: none */
-    uint64_t seen_clock_ms, seen_at_ms; /* the table's clock, and monotonic time it was seen at */
+    struct lease_clock clock;
     bool leads;
     uint64_t seen_changes;     /* of the table, when calls were parked */
     struct buf scratch, clears;

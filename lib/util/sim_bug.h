@@ -18,6 +18,12 @@ enum sim_bug {
     SIM_BUG_KEEP_CONFLICT,    /* a conflicting tail is not dropped */
     SIM_BUG_SNAPSHOT_NO_CONF, /* a received snapshot does not bring its configuration */
     SIM_BUG_TORN_TAIL,        /* the log's recovery takes a damaged last record as whole */
+    SIM_BUG_LEASE_REGRANTED,  /* an entry about a lease counts for the next one of that id */
+    SIM_BUG_LEASE_NO_BARRIER, /* a renewal is answered without asking a quorum */
+    SIM_BUG_LEASE_NO_CLEAR,   /* a renewal is answered though the table states a deadline */
+    SIM_BUG_LEASE_CLOCK_AHEAD, /* a new keeper's clock runs ahead of what has gone by */
+    SIM_BUG_LEASE_FULL_TTL,   /* a new keeper forgets how much of a TTL is over */
+    SIM_BUG_LEASE_KEY_LEFT,   /* a lease that ends leaves a key behind */
     SIM_BUG_COUNT
 };
 

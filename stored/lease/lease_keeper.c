@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "lib/util/sim_bug.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/wire.h"
 
@@ -171,7 +172,7 @@ void lease_keeper_start(struct lease_keeper *k, struct lease_table *table, uint6
 
         l->local = (struct lease_local){.state = UNSETTLED};
         list_init(&l->local.node);
-        if (l->deadline_ms == 0) {
+        if (l->deadline_ms == 0 || SIM_BUG(LEASE_FULL_TTL)) {
             renewed(k, l, clock_ms);
             continue;
         }
@@ -214,6 +215,8 @@ enum lease_renewal lease_keeper_renew(struct lease_keeper *k, struct lease *l)
         return l->local.asked_ms + LEASE_ASK_AGAIN_MS > now ? LEASE_WAIT : LEASE_MUST_CLEAR;
     case STATED:
     case SETTLED:
+        if (SIM_BUG(LEASE_NO_CLEAR))
+            break;
         return LEASE_MUST_CLEAR;
     case UNSETTLED:
         break;

@@ -16,7 +16,8 @@
  *
  * Nobody leaves STATED, CLEARING or ENDING but by an applied entry: one that seems lost is
  * proposed again, and may still arrive. Its effect on a lease whose renewal was answered in
- * between would be to end it early.
+ * between would be to end it early. What is taken from here has to enter the log in the order it was
+ * taken in: else a deadline that was forgotten for a renewal could come after it.
  *
  * Nothing here reads a clock or sends anything; `clock_ms` is the caller's monotonic one.
  */

@@ -7,6 +7,8 @@
  *   sim_node.c    one member: what raftd and stored do around the cores, with crashes between any
  *                 two steps
  *   sim_client.c  clients and their operations
+ *   sim_lease.c   what stored does about leases around its keeper; sim_tenant.c: clients that hold
+ *                 leases; sim_lease_check.c: when leases may end, and must
  *   sim_model.c   what the keyspace must do, written down a second time, as simply as possible
  *   sim_check.c   what must always hold, looked at after every step
  *   sim_sm.h      a member's state machine: sim_sm_*.c
@@ -23,6 +25,8 @@
 #include "lib/util/macros.h"
 #include "lib/util/prng.h"
 #include "raftd/core/raft.h"
+#include "stored/lease/lease_clock.h"
+#include "stored/lease/lease_keeper.h"
 
 struct wal;
 struct wal_disk;
@@ -33,6 +37,7 @@ enum {
     SIM_NODES = 24, /* ids are never used twice */
     SIM_CLIENTS = 6,
     SIM_KEYS = 6,
+    SIM_TENANTS = 4, /* each holds the lease whose id is its number, from 1 */
     SIM_CLUSTER = 0x51,
     MS = 1000, /* time is in microseconds */
     SECOND = 1000 * 1000,
@@ -40,7 +45,18 @@ enum {
 };
 
 /* ---- operations ---- */
-enum op_kind { OP_PUT, OP_GET, OP_TXN, OP_DELETE, OP_DELETE_ALL, OP_COMPACT, OP_CONF };
+enum op_kind {
+    OP_PUT,
+    OP_GET,
+    OP_TXN,
+    OP_DELETE,
+    OP_DELETE_ALL,
+    OP_COMPACT,
+    OP_CONF,
+    OP_GRANT,
+    OP_REVOKE,
+    OP_RENEW
+};
 enum op_state {
     OP_PENDING,
     OP_DONE,    /* answered */
@@ -51,7 +67,7 @@ enum op_state {
 struct kv_view { /* one key as a read shows it */
     bool found;
     uint64_t value; /* id of the operation that wrote it */
-    int64_t create_revision, mod_revision, version;
+    int64_t create_revision, mod_revision, version, lease;
 };
 
 struct op_result {
@@ -59,6 +75,7 @@ struct op_result {
     int64_t revision; /* of the header; 0 where the answer has none */
     bool succeeded;   /* txn */
     int64_t deleted;
+    int64_t ttl; /* grant; renewal: 0: there is no such lease */
     struct kv_view view; /* get, failed txn */
 };
 
@@ -69,6 +86,7 @@ struct sim_op {
     uint32_t value_bytes;
     int64_t expect_mod; /* txn: put if mod_revision is this, else get */
     int64_t compact_revision;
+    int64_t lease, ttl; /* put: 0: none */
     enum proto_conf_op conf_op;
     raft_id conf_member;
     enum op_state state;
@@ -89,8 +107,20 @@ struct model_key {
     struct model_version *versions;
     size_t count, cap;
 };
+struct model_lease {
+    bool exists;
+    int64_t ttl;
+    uint64_t number;
+    uint64_t from;     /* granted, or renewed last: microseconds, as all times here */
+    uint64_t promised; /* may not end before */
+    uint64_t due;      /* what is after that is late */
+};
 struct model {
     struct model_key keys[SIM_KEYS];
+    struct model_lease leases[SIM_TENANTS + 1];
+    uint64_t granted, keeper_id;
+    raft_term keeper_term;
+    uint64_t now;
     int64_t revision, compact_revision;
     struct raft_conf conf;
     bool removed[SIM_NODES + 1];
@@ -99,6 +129,7 @@ void model_init(struct model *m);
 void model_fini(struct model *m);
 void model_apply(struct model *m, const struct sim_op *op, struct op_result *ret);
 struct kv_view model_get(const struct model *m, uint32_t key, int64_t revision);
+int64_t model_delete_leased(struct model *m, int64_t lease);
 /* 0 when the change takes place, else why not */
 int model_conf(struct model *m, enum proto_conf_op op, raft_id id);
 
@@ -119,6 +150,30 @@ struct waiting_read {
     uint64_t op;
     uint64_t read_id;
     raft_index index; /* 0: barrier not answered yet */
+};
+
+/* What stored has about leases, beside the table. */
+struct node_leases {
+    struct sim *sim;
+    struct sim_node *node;
+    bool open; /* with the state machine */
+    struct lease_keeper keeper;
+    struct lease_clock clock;
+    uint64_t keeper_id, keeper_asked;
+    bool leads; /* as of the last ROLE */
+    raft_term term;
+    raft_term news_term;  /* of the ROLE that is on its way, */
+    uint64_t deaf_until;  /* and when it arrives at the earliest */
+    uint64_t calls[SIM_TENANTS * 2]; /* renewals that wait: operations */
+    size_t call_count, asked_count;  /* the first of them wait for the barrier */
+    uint64_t barrier_id, barrier_asked;
+    raft_term barrier_term;
+    raft_index barrier_index;
+    bool barrier_known;
+    uint64_t own_at; /* when raftd has what was sent to it last */
+    uint64_t seen_changes; /* of the table, when calls were last looked at */
+    bool parked;           /* what waits, waits for a change of the table, or the tick */
+    bool due;              /* there is something to look at */
 };
 
 struct transfer {
@@ -157,6 +212,9 @@ struct sim_node {
     struct waiting_read *reads;
     size_t read_count, read_cap;
 
+    struct node_leases leases;
+    int64_t clock_ppm; /* how much too fast */
+
     /* checker's memory */
     raft_term led_term;
     raft_index led_last;
@@ -181,6 +239,8 @@ enum event_type {
     EV_SNAP_TIMEOUT,
     EV_SUBMIT,
     EV_SPLIT,
+    EV_OWN,  /* an entry that stored proposes arrives at raftd */
+    EV_SWAP, /* a tenant revokes and grants at the moment its lease is due */
 };
 
 struct event {
@@ -198,11 +258,12 @@ struct committed {
     raft_term term;
     raft_term commit_term; /* of whoever knew first */
     uint64_t hash;
+    int64_t revision;    /* of the model after it */
     uint64_t chain_hash; /* of the state after it; 0: nobody said */
     bool has_chain;
 };
 
-enum sim_kind { SIM_ANY, SIM_MIXED, SIM_CHURN, SIM_MEMBERS, SIM_KIND_COUNT };
+enum sim_kind { SIM_ANY, SIM_MIXED, SIM_CHURN, SIM_MEMBERS, SIM_LEASES, SIM_KIND_COUNT };
 
 struct sim_options {
     enum sim_kind kind; /* SIM_ANY: the seed draws it */
@@ -233,6 +294,23 @@ struct sim {
     bool calm, no_pre_vote;
     bool churn;   /* mostly leaders are hit, again and again */
     bool members; /* mostly membership changes */
+    bool leases;  /* there are tenants */
+    struct {
+        bool held;
+        int64_t ttl;
+    } tenants[SIM_TENANTS];
+    uint64_t keeper_ids, barrier_ids;
+    uint64_t *own; /* when stored's own entries were proposed; their request ids count from 1 */
+    size_t own_count, own_cap;
+    struct { /* without a keeper that could have entries committed */
+        uint64_t from, to;
+    } *gaps;
+    size_t gap_count, gap_cap;
+    uint64_t keeper_said; /* when its newest agreed entry was proposed */
+    bool keeper_changed;  /* since then */
+    uint64_t *lease_ends; /* when a lease expired, by its number; 0: it did not */
+    size_t lease_end_count;
+    uint64_t renewed_count, expired_count;
 
     struct sim_op *ops;
     size_t op_count, op_cap;
@@ -297,6 +375,33 @@ void clients_start(struct sim *s);
 void client_next(struct sim *s, int client);
 void op_timeout(struct sim *s, uint64_t id);
 const char *op_name(enum op_kind kind);
+
+/* sim_lease.c */
+void lease_opened(struct sim *s, struct sim_node *n); /* the state machine was */
+void lease_gone(struct sim_node *n);                  /* before it is closed */
+void lease_turn(struct sim *s, struct sim_node *n);
+void lease_tick(struct sim *s, struct sim_node *n);
+void lease_submit(struct sim *s, struct sim_node *n, struct sim_op *op);
+/* False: not a barrier of leases. */
+bool lease_barrier(struct sim_node *n, const struct raft_read_state *rs);
+void lease_propose_own(struct sim *s, struct sim_node *n, const struct event *e);
+
+/* sim_tenant.c */
+void tenants_start(struct sim *s);
+void tenant_next(struct sim *s, size_t tenant);
+void tenant_answered(struct sim *s, const struct sim_op *op, const struct op_result *result);
+void tenant_swap(struct sim *s, size_t tenant);
+
+/* sim_lease_check.c */
+/* An entry of stored's own is agreed on. */
+void check_lease_entry(struct sim *s, raft_term term, const struct proto_payload *p);
+/* A keeper has renewed; asked: when it began to make sure that it leads. */
+void check_lease_renewed(struct sim *s, const struct lease *l, uint64_t asked);
+/* A keeper counts the TTL from now, though nobody was promised anything. */
+void check_lease_counted(struct sim *s, const struct lease *l);
+void check_leases_end(struct sim *s);
+void check_lease_gap(struct sim *s, uint64_t from, uint64_t to);
+void check_lease_fini(struct sim *s);
 
 /* sim_check.c */
 void check_entries(struct sim *s, struct sim_node *n, struct raft_entry **entries, size_t count,

@@ -8,6 +8,7 @@
  *   - committed entries never change; equal applied index, equal chain hash; every member executes
  *     the agreed entries in order, each once, and every result is what the model says;
  *   - an acknowledged operation is committed; a refused one never is;
+ *   - leases: sim_lease_check.c;
  *   - no answer shows less than what anyone had seen before the question was asked (that, with
  *     results equal to those of one sequential model, is linearizability).
  */
@@ -102,11 +103,20 @@ static void agree_on(struct sim *s, struct sim_node *n, raft_index index, raft_t
     k = hmap_get(&s->entries, entry_key(term, index));
     CHECK(s, k != NULL, "committed entry %" PRIu64 " of term %" PRIu64 " was never written", index,
           term);
-    s->log[index] = (struct committed){.term = term, .commit_term = now, .hash = k->hash};
+    s->log[index] = (struct committed){
+        .term = term, .commit_term = now, .hash = k->hash, .revision = s->model.revision};
     s->log_last = index;
+    s->model.now = s->now;
     if (k->entry->len == 0)
         return;
     CHECK(s, proto_payload_decode(raft_entry_bytes(k->entry), &p) == 0, "payload");
+    if (p.kind >= PROTO_KIND_LEASE_KEEPER) {
+        check_lease_entry(s, term, &p);
+        s->log[index].revision = s->model.revision;
+        TRACE(s, "agreed %" PRIu64 " term %" PRIu64 " own %" PRIu64 " kind %d", index, term,
+              p.request_id, p.kind);
+        return;
+    }
     op = op_get(s, p.request_id);
     CHECK(s, op != NULL, "entry %" PRIu64 " is of no operation", index);
     CHECK(s, op->committed == 0,
@@ -115,6 +125,7 @@ static void agree_on(struct sim *s, struct sim_node *n, raft_index index, raft_t
     CHECK(s, op->state != OP_REFUSED, "operation %" PRIu64 " was refused and is committed", op->id);
     op->committed = index;
     model_apply(&s->model, op, &op->expected);
+    s->log[index].revision = s->model.revision;
     TRACE(s, "agreed %" PRIu64 " term %" PRIu64 " op %" PRIu64 " %s key %u -> revision %" PRId64,
           index, term, op->id, op_name(op->kind), op->key, op->expected.revision);
 }
@@ -203,7 +214,8 @@ static bool view_equal(const struct kv_view *a, const struct kv_view *b)
     if (a->found != b->found)
         return false;
     return !a->found || (a->value == b->value && a->create_revision == b->create_revision &&
-                         a->mod_revision == b->mod_revision && a->version == b->version);
+                         a->mod_revision == b->mod_revision && a->version == b->version &&
+                         a->lease == b->lease);
 }
 
 static bool result_equal(const struct sim_op *op, const struct op_result *a,
@@ -213,7 +225,7 @@ static bool result_equal(const struct sim_op *op, const struct op_result *a,
         return false;
     if (a->outcome != OUT_OK || op->kind == OP_CONF)
         return true;
-    return a->revision == b->revision && a->succeeded == b->succeeded && a->deleted == b->deleted &&
+    return a->revision == b->revision && a->ttl == b->ttl && a->succeeded == b->succeeded && a->deleted == b->deleted &&
            view_equal(&a->view, &b->view);
 }
 
@@ -227,9 +239,14 @@ void check_applied(struct sim *s, struct sim_node *n, const struct raft_entry *e
           e->index <= s->log_last && s->log[e->index].term == e->term &&
               s->log[e->index].hash == entry_hash(e),
           "node %" PRIu64 " executed %" PRIu64 ", which is not the agreed entry", n->id, e->index);
+    CHECK(s, sm_revision(n->sm) == s->log[e->index].revision,
+          "node %" PRIu64 ": entry %" PRIu64 " led to revision %" PRId64 ", right is %" PRId64, n->id,
+          e->index, sm_revision(n->sm), s->log[e->index].revision);
     if (e->len == 0)
         return;
     CHECK(s, proto_payload_decode(raft_entry_bytes(e), &p) == 0, "payload");
+    if (p.kind >= PROTO_KIND_LEASE_KEEPER)
+        return;
     op = op_get(s, p.request_id);
     CHECK(s, result_equal(op, result, &op->expected),
           "node %" PRIu64 ": entry %" PRIu64 " (%s) gave outcome %s revision %" PRId64
@@ -258,7 +275,7 @@ void check_chain(struct sim *s, struct sim_node *n, raft_index index, uint64_t c
 
 void check_answer(struct sim *s, const struct sim_op *op, const struct op_result *result)
 {
-    if (op->kind == OP_CONF)
+    if (op->kind == OP_CONF || op->kind == OP_RENEW)
         return;
     if (op->kind == OP_GET) {
         struct kv_view v = model_get(&s->model, op->key, result->revision);
@@ -327,6 +344,7 @@ void check_end(struct sim *s)
         }
     }
     CHECK(s, members > 0, "no members");
+    check_leases_end(s);
     CHECK(s, s->done_count > 0, "nothing was done");
 }
 
@@ -352,6 +370,7 @@ void check_fini(struct sim *s)
     free_map(&s->entries);
     free_map(&s->leaders);
     free_map(&s->votes);
+    check_lease_fini(s);
     free(s->log);
     model_fini(&s->model);
 }

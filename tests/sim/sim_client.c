@@ -10,11 +10,13 @@
 #include <string.h>
 #include "lib/proto/etcd/rpc.pb-c.h"
 #include "lib/util/xmalloc.h"
+#include "lib/wire/pb.h"
 
 const char *op_name(enum op_kind kind)
 {
     static const char *const names[] = {"put",        "get",     "txn", "delete",
-                                        "delete_all", "compact", "conf"};
+                                        "delete_all", "compact", "conf", "grant",
+                                        "revoke", "renew"};
 
     return names[kind];
 }
@@ -99,12 +101,14 @@ static void op_body(const struct sim_op *op, struct buf *b)
     Etcdserverpb__DeleteRangeRequest del = ETCDSERVERPB__DELETE_RANGE_REQUEST__INIT;
     Etcdserverpb__CompactionRequest compact = ETCDSERVERPB__COMPACTION_REQUEST__INIT;
     struct proto_conf_change change = {.op = op->conf_op};
+    struct proto_lease_grant grant = {.id = op->lease, .ttl = op->ttl, .ttl_min = 2};
     char url[32];
 
     switch (op->kind) {
     case OP_PUT:
         put.key = key_data(op->key, k);
         put.value = value_data(op, value_buf);
+        put.lease = op->lease;
         pack(b, &put.base);
         return;
     case OP_TXN:
@@ -130,7 +134,14 @@ static void op_body(const struct sim_op *op, struct buf *b)
                                               .peer_urls = bytes_str(url)};
         proto_conf_change_encode(b, &change);
         return;
+    case OP_GRANT:
+        proto_lease_grant_encode(b, &grant);
+        return;
+    case OP_REVOKE:
+        pb_put_i64(b, 1, op->lease);
+        return;
     case OP_GET:
+    case OP_RENEW:
         return;
     }
 }
@@ -144,6 +155,8 @@ void op_payload(const struct sim_op *op, struct buf *b)
         [OP_DELETE_ALL] = PROTO_KIND_DELETE_RANGE,
         [OP_COMPACT] = PROTO_KIND_COMPACT,
         [OP_CONF] = PROTO_KIND_CONF_CHANGE,
+        [OP_GRANT] = PROTO_KIND_LEASE_GRANT,
+        [OP_REVOKE] = PROTO_KIND_LEASE_REVOKE,
     };
     CLEANUP(buf_fini) struct buf body = BUF_INIT;
     struct proto_payload p = {.kind = kinds[op->kind],
@@ -162,6 +175,13 @@ static void next_soon(struct sim *s, const struct sim_op *op)
 
     if (op->client < 0)
         return;
+    if (op->client >= SIM_CLIENTS) {
+        /* often before the keeper states the deadline */
+        e = sim_post(s, sim_between(s, 5 * MS, sim_chance(s, 500) ? 80 * MS : 700 * MS), EV_CLIENT,
+                     0);
+        e->a = (uint64_t)op->client;
+        return;
+    }
     e = sim_post(s, sim_between(s, 0, (uint64_t)s->think_ms * 2 * MS), EV_CLIENT, 0);
     e->a = (uint64_t)op->client;
 }
@@ -180,6 +200,8 @@ void op_answer(struct sim *s, struct sim_op *op, const struct op_result *result)
     op->state = OP_DONE;
     s->done_count++;
     s->read_count += op->kind == OP_GET;
+    if (op->client >= SIM_CLIENTS)
+        tenant_answered(s, op, result);
     next_soon(s, op);
 }
 

@@ -29,9 +29,16 @@ static const char *const bug_names[SIM_BUG_COUNT] = {
     [SIM_BUG_KEEP_CONFLICT] = "keep-conflict",
     [SIM_BUG_SNAPSHOT_NO_CONF] = "snapshot-no-conf",
     [SIM_BUG_TORN_TAIL] = "torn-tail",
+    [SIM_BUG_LEASE_REGRANTED] = "lease-regranted",
+    [SIM_BUG_LEASE_NO_BARRIER] = "lease-no-barrier",
+    [SIM_BUG_LEASE_NO_CLEAR] = "lease-no-clear",
+    [SIM_BUG_LEASE_CLOCK_AHEAD] = "lease-clock-ahead",
+    [SIM_BUG_LEASE_FULL_TTL] = "lease-full-ttl",
+    [SIM_BUG_LEASE_KEY_LEFT] = "lease-key-left",
 };
 
-static const char *const kind_names[SIM_KIND_COUNT] = {"any", "mixed", "churn", "members"};
+static const char *const kind_names[SIM_KIND_COUNT] = {"any", "mixed", "churn", "members",
+                                                        "leases"};
 
 /* The kind of run in which a mistake shows soonest. */
 static const enum sim_kind bug_kinds[SIM_BUG_COUNT] = {
@@ -39,6 +46,12 @@ static const enum sim_kind bug_kinds[SIM_BUG_COUNT] = {
     [SIM_BUG_COMMIT_OLD_TERM] = SIM_CHURN,
     [SIM_BUG_TWO_CONF_CHANGES] = SIM_MEMBERS,
     [SIM_BUG_SNAPSHOT_NO_CONF] = SIM_MEMBERS,
+    [SIM_BUG_LEASE_REGRANTED] = SIM_LEASES,
+    [SIM_BUG_LEASE_NO_BARRIER] = SIM_LEASES,
+    [SIM_BUG_LEASE_NO_CLEAR] = SIM_LEASES,
+    [SIM_BUG_LEASE_CLOCK_AHEAD] = SIM_LEASES,
+    [SIM_BUG_LEASE_FULL_TTL] = SIM_LEASES,
+    [SIM_BUG_LEASE_KEY_LEFT] = SIM_LEASES,
 };
 
 static int one(uint64_t seed, const struct sim_options *o)
@@ -94,7 +107,7 @@ static int range(uint64_t first, uint64_t last, const struct sim_options *o)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: conclave-sim [--bug NAME] [--kind any|mixed|churn|members] [--quiet]\n"
+    fprintf(stderr, "usage: conclave-sim [--bug NAME] [--kind any|mixed|churn|members|leases] [--quiet]\n"
                     "           (--seed N [--trace] [--until MS] | --seeds A..B | "
                     "--self-test [SEEDS])\nbugs:");
     for (int i = 1; i < SIM_BUG_COUNT; i++)

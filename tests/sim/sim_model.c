@@ -48,7 +48,8 @@ static void put(struct model *m, const struct sim_op *op)
                                  .value = op->id,
                                  .create_revision = v.found ? v.create_revision : m->revision,
                                  .mod_revision = m->revision,
-                                 .version = v.version + 1});
+                                 .version = v.version + 1,
+                                 .lease = op->lease});
 }
 
 static int64_t delete_keys(struct model *m, uint32_t from, uint32_t to)
@@ -64,6 +65,48 @@ static int64_t delete_keys(struct model *m, uint32_t from, uint32_t to)
             add_version(&m->keys[k], (struct kv_view){.mod_revision = m->revision + 1});
     m->revision++;
     return deleted;
+}
+
+/* All keys that hang on a lease, in one revision. */
+int64_t model_delete_leased(struct model *m, int64_t lease)
+{
+    int64_t deleted = 0;
+
+    for (uint32_t k = 0; k < SIM_KEYS; k++) {
+        struct kv_view v = model_get(m, k, m->revision);
+
+        if (!v.found || v.lease != lease)
+            continue;
+        add_version(&m->keys[k], (struct kv_view){.mod_revision = m->revision + 1});
+        deleted++;
+    }
+    m->revision += deleted > 0;
+    return deleted;
+}
+
+static int grant(struct model *m, const struct sim_op *op, struct op_result *ret)
+{
+    struct model_lease *l = &m->leases[op->lease];
+
+    if (l->exists)
+        return OUT_LEASE_EXIST;
+    *l = (struct model_lease){.exists = true,
+                              .ttl = op->ttl,
+                              .number = ++m->granted,
+                              .from = m->now,
+                              .promised = m->now + (uint64_t)op->ttl * SECOND,
+                              .due = m->now + (uint64_t)op->ttl * SECOND};
+    ret->ttl = op->ttl;
+    return OUT_OK;
+}
+
+static int revoke(struct model *m, const struct sim_op *op)
+{
+    if (!m->leases[op->lease].exists)
+        return OUT_LEASE_NOT_FOUND;
+    m->leases[op->lease].exists = false;
+    model_delete_leased(m, op->lease);
+    return OUT_OK;
 }
 
 int model_conf(struct model *m, enum proto_conf_op op, raft_id id)
@@ -104,7 +147,16 @@ void model_apply(struct model *m, const struct sim_op *op, struct op_result *ret
     *ret = (struct op_result){.outcome = OUT_OK};
     switch (op->kind) {
     case OP_PUT:
-        put(m, op);
+        if (op->lease != 0 && !m->leases[op->lease].exists)
+            ret->outcome = OUT_LEASE_NOT_FOUND;
+        else
+            put(m, op);
+        break;
+    case OP_GRANT:
+        ret->outcome = grant(m, op, ret);
+        break;
+    case OP_REVOKE:
+        ret->outcome = revoke(m, op);
         break;
     case OP_TXN:
         v = model_get(m, op->key, m->revision);
@@ -132,6 +184,7 @@ void model_apply(struct model *m, const struct sim_op *op, struct op_result *ret
         ret->outcome = model_conf(m, op->conf_op, op->conf_member);
         break;
     case OP_GET:
+    case OP_RENEW:
         break;
     }
     ret->revision = m->revision;

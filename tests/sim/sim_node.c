@@ -125,6 +125,7 @@ void node_create(struct sim *s, raft_id id, size_t bootstrap_count)
     n->disk = wal_disk_new();
     n->store = sm_store_new();
     n->tick_us = sim_between(s, 85, 118) * MS;
+    n->clock_ppm = (int64_t)prng_below(&s->prng, 401) - 200;
     for (size_t i = 0; i < bootstrap_count; i++) {
         /* the first operations are the members, the same for everybody */
         data[i] = BUF_INIT;
@@ -246,6 +247,7 @@ void node_start(struct sim *s, struct sim_node *n)
     r = wal_open(&o, &meta, &n->wal, &err);
     CHECK(s, r == 0, "node %" PRIu64 ": wal_open: %s", n->id, err.text);
     n->sm = sm_open(s, n->store, n->id);
+    lease_opened(s, n);
     n->state = NODE_UP;
     n->paused_until = 0;
     sm_get_state(n->sm, &st);
@@ -285,6 +287,7 @@ static void drop_memory(struct sim_node *n)
 {
     raft_free(n->raft);
     n->raft = NULL;
+    lease_gone(n);
     sm_close(n->sm);
     n->sm = NULL;
     wal_close(n->wal);
@@ -329,6 +332,7 @@ void node_sm_crash(struct sim *s, struct sim_node *n)
     if (n->sm == NULL || n->activating)
         return;
     TRACE(s, "node %" PRIu64 ": state machine is killed", n->id);
+    lease_gone(n);
     sm_close(n->sm);
     n->sm = NULL;
     n->sm_life++;
@@ -346,6 +350,7 @@ static void sm_restart(struct sim *s, struct sim_node *n)
     int r;
 
     n->sm = sm_open(s, n->store, n->id);
+    lease_opened(s, n);
     sm_get_state(n->sm, &st);
     TRACE(s, "node %" PRIu64 ": state machine is back at %" PRIu64, n->id, st.applied);
     check_chain(s, n, st.applied, st.chain_hash);
@@ -457,10 +462,12 @@ static void activate(struct sim *s, struct sim_node *n, struct write_item *w)
     if (w->staged == NULL)
         return; /* a jump: the state is there */
     w->activated = true;
+    lease_gone(n);
     sm_close(n->sm);
     sm_store_free(n->store);
     n->store = TAKE(w->staged);
     n->sm = sm_open(s, n->store, n->id);
+    lease_opened(s, n);
     n->sm_life++;
     sm_get_state(n->sm, &st);
     CHECK(s, st.applied == w->ready.snapshot->index, "activated another snapshot");
@@ -607,11 +614,14 @@ static void apply_some(struct sim *s, struct sim_node *n)
 
         if (e->len != 0)
             CHECK(s, proto_payload_decode(raft_entry_bytes(e), &p) == 0, "payload");
-        op = op_get(s, p.request_id);
+        op = p.kind < PROTO_KIND_LEASE_KEEPER ? op_get(s, p.request_id) : NULL;
         outcome = sm_apply(n->sm, e, op, &result, &ignored);
         if (ignored)
             continue;
         check_applied(s, n, e, outcome, &result);
+        if (p.kind == PROTO_KIND_LEASE_GRANT && outcome == OUT_OK &&
+            lease_keeper_is_active(&n->leases.keeper))
+            check_lease_counted(s, lease_table_find(sm_leases(n->sm), op->lease));
         if (e->type == RAFT_ENTRY_CONF)
             report_conf(s, n, e, op, outcome);
         if (op != NULL && p.origin_member == n->id && p.origin_generation == n->life)
@@ -625,6 +635,7 @@ static void apply_some(struct sim *s, struct sim_node *n)
     sm_get_state(n->sm, &st);
     check_chain(s, n, st.applied, st.chain_hash);
     raft_applied(n->raft, st.applied);
+    n->leases.due = true;
 }
 
 static void apply_schedule(struct sim *s, struct sim_node *n)
@@ -756,6 +767,8 @@ static void take_reads(struct sim *s, struct sim_node *n, const struct raft_read
     for (size_t i = 0; i < rd->read_state_count; i++) {
         const struct raft_read_state *rs = &rd->read_states[i];
 
+        if (lease_barrier(n, rs))
+            continue;
         for (size_t k = 0; k < n->read_count; k++) {
             if (n->reads[k].read_id != rs->id)
                 continue;
@@ -805,11 +818,15 @@ void node_pump(struct sim *s, struct sim_node *n)
 {
     int turns = 0;
 
-    while (n->state == NODE_UP && n->raft != NULL && raft_has_ready(n->raft)) {
-        check_node(s, n);
-        turn(s, n);
-        CHECK(s, turns++ < 1000, "node %" PRIu64 ": readies without end", n->id);
-    }
+    do {
+        if (n->leases.due)
+            lease_turn(s, n);
+        while (n->state == NODE_UP && n->raft != NULL && raft_has_ready(n->raft)) {
+            check_node(s, n);
+            turn(s, n);
+            CHECK(s, turns++ < 1000, "node %" PRIu64 ": readies without end", n->id);
+        }
+    } while (n->state == NODE_UP && n->leases.due);
     if (n->state != NODE_UP)
         return;
     check_node(s, n);
@@ -861,7 +878,9 @@ void node_submit(struct sim *s, struct sim_node *n, struct sim_op *op)
         sim_post(s, 1, EV_SUBMIT, n->id)->a = op->id;
         return;
     }
-    if (op->kind == OP_GET) {
+    if (op->kind == OP_RENEW) {
+        lease_submit(s, n, op);
+    } else if (op->kind == OP_GET) {
         if (n->sm == NULL) {
             op_refuse(s, op, "no state machine");
             return;
@@ -917,6 +936,7 @@ void node_event(struct sim *s, struct sim_node *n, const struct event *e)
     switch (e->type) {
     case EV_TICK:
         raft_tick(n->raft);
+        lease_tick(s, n);
         sim_post(s, n->tick_us, EV_TICK, n->id);
         break;
     case EV_MESSAGE:
@@ -934,6 +954,9 @@ void node_event(struct sim *s, struct sim_node *n, const struct event *e)
         break;
     case EV_BACKGROUND:
         background(s, n);
+        break;
+    case EV_OWN:
+        lease_propose_own(s, n, e);
         break;
     case EV_SUBMIT:
         node_submit(s, n, op_get(s, e->a));

@@ -27,6 +27,8 @@ void sm_begin(struct sm *sm);
 int sm_apply(struct sm *sm, const struct raft_entry *e, const struct sim_op *op,
              struct op_result *result, bool *ret_ignored);
 void sm_end(struct sm *sm);
+struct lease_table *sm_leases(struct sm *sm);
+int64_t sm_revision(struct sm *sm);
 void sm_read(struct sm *sm, uint32_t key, struct op_result *result);
 /* A little of what happens behind: writing, syncing, compaction, checkpoints. */
 void sm_background(struct sm *sm, struct prng *prng, bool all);

@@ -113,6 +113,19 @@ void sm_get_state(struct sm *sm, struct sm_state *ret)
                              .chain_hash = st.chain_hash};
 }
 
+struct lease_table *sm_leases(struct sm *sm)
+{
+    return kv_leases(sm->kv);
+}
+
+int64_t sm_revision(struct sm *sm)
+{
+    struct kv_state st;
+
+    kv_get_state(sm->kv, &st);
+    return st.revision;
+}
+
 void sm_get_conf(struct sm *sm, struct raft_conf *ret)
 {
     const struct store_members *m = kv_members(sm->kv);
@@ -145,7 +158,8 @@ static void view_of(const Mvccpb__KeyValue *kv, struct kv_view *ret)
     *ret = (struct kv_view){.found = true,
                             .create_revision = kv->create_revision,
                             .mod_revision = kv->mod_revision,
-                            .version = kv->version};
+                            .version = kv->version,
+                            .lease = kv->lease};
     if (kv->value.len >= sizeof(ret->value))
         memcpy(&ret->value, kv->value.data, sizeof(ret->value));
 }
@@ -184,6 +198,8 @@ static bool parse_answer(const struct sim_op *op, const struct buf *b, struct op
     Etcdserverpb__PutResponse *put;
     Etcdserverpb__DeleteRangeResponse *del;
     Etcdserverpb__CompactionResponse *compact;
+    Etcdserverpb__LeaseGrantResponse *grant;
+    Etcdserverpb__LeaseRevokeResponse *revoke;
 
     switch (op->kind) {
     case OP_PUT:
@@ -211,8 +227,24 @@ static bool parse_answer(const struct sim_op *op, const struct buf *b, struct op
         return true;
     case OP_TXN:
         return parse_txn(b, ret);
+    case OP_GRANT:
+        grant = etcdserverpb__lease_grant_response__unpack(NULL, b->len, b->data);
+        if (grant == NULL)
+            return false;
+        ret->revision = grant->header->revision;
+        ret->ttl = grant->ttl;
+        etcdserverpb__lease_grant_response__free_unpacked(grant, NULL);
+        return true;
+    case OP_REVOKE:
+        revoke = etcdserverpb__lease_revoke_response__unpack(NULL, b->len, b->data);
+        if (revoke == NULL)
+            return false;
+        ret->revision = revoke->header->revision;
+        etcdserverpb__lease_revoke_response__free_unpacked(revoke, NULL);
+        return true;
     case OP_CONF:
     case OP_GET:
+    case OP_RENEW:
         return true;
     }
     return false;

@@ -434,6 +434,18 @@ static void draw_character(struct sim *s)
         s->churn = s->options.kind == SIM_CHURN;
         s->members = s->options.kind == SIM_MEMBERS;
     }
+    s->leases = s->options.kind == SIM_LEASES || sim_chance(s, 400);
+    if (s->options.kind == SIM_LEASES) {
+        /* leaders change, and hold for long enough that leases end in time */
+        memset(s->weights, 0, sizeof(s->weights));
+        s->weights[N_ISOLATE] = s->weights[N_ONE_WAY] = 10;
+        s->weights[N_HEAL] = 20;
+        s->weights[N_KILL] = s->weights[N_SM_KILL] = 10;
+        s->weights[N_PAUSE] = 30;
+        s->weights[N_POWER] = s->weights[N_SLOW_DISK] = 5;
+        s->weights[N_TRANSFER] = 15;
+        s->nemesis_ms = (uint32_t)sim_between(s, 500, 2500);
+    }
     if (s->members) {
         for (int i = 0; i < N_COUNT; i++)
             s->weights[i] = usual[i] / 2;
@@ -495,8 +507,16 @@ static void dispatch(struct sim *s, struct event *e)
             node_event(s, n, e);
         break;
     case EV_CLIENT:
-        if (s->now < s->end - 4 * SECOND)
+        if (s->now >= s->end - 4 * SECOND)
+            break;
+        if (e->a < SIM_CLIENTS)
             client_next(s, (int)e->a);
+        else
+            tenant_next(s, (size_t)e->a - SIM_CLIENTS);
+        break;
+    case EV_SWAP:
+        if (s->now < s->end - 4 * SECOND)
+            tenant_swap(s, (size_t)e->a);
         break;
     case EV_OP_TIMEOUT:
         op_timeout(s, e->a);
@@ -533,6 +553,8 @@ static void run(struct sim *s)
     draw_character(s);
     bootstrap(s);
     clients_start(s);
+    if (s->leases)
+        tenants_start(s);
     sim_post(s, 2 * SECOND, EV_NEMESIS, 0);
     while (s->heap_count > 0) {
         struct event *e = heap_pop(s);
