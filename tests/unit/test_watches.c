@@ -463,7 +463,7 @@ static int64_t some_id(size_t i)
 {
     static const int64_t bases[] = {0, 1, -1, 1 << 17, INT64_MAX - 100, INT64_MIN};
 
-    return bases[i % 6] + (int64_t)(i / 6) * (i % 5 == 0 ? 1 << 20 : 1);
+    return (int64_t)((uint64_t)bases[i % 6] + i / 6 * (i % 5 == 0 ? 1u << 20 : 1)); /* wraps */
 }
 
 Test(watch_ids, finds_what_was_added_and_nothing_else)
