@@ -15,7 +15,10 @@ import urllib.request
 
 import grpc
 
-from harness import CHANNEL_OPTIONS, Cluster, Failure, until
+from calls import (CLUSTER, DELETE, KV, LEASE, MAINT, OK, PUT, RANGE, TXN, Caller, auth, compare, op,
+                   rng, txn)
+from harness import Cluster, Failure, until
+from protobuf_wire import fields_of, msg
 from tests import test
 from tls import Certs, curl
 
@@ -24,101 +27,6 @@ BAD_TOKEN = (grpc.StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token")
 DENIED = (grpc.StatusCode.PERMISSION_DENIED, "etcdserver: permission denied")
 OLD = (grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: revision of auth store is old")
 REFUSALS = (EMPTY, BAD_TOKEN, DENIED, OLD)
-OK = (grpc.StatusCode.OK, "")
-
-
-# ---- protobuf, as much as is needed ----
-
-def varint(v):
-    v &= (1 << 64) - 1
-    out = b""
-    while v >= 0x80:
-        out += bytes([v & 0x7f | 0x80])
-        v >>= 7
-    return out + bytes([v])
-
-
-def msg(*fields):
-    """(number, value): an integer, bytes, text, or a list of them."""
-    out = b""
-    for number, value in fields:
-        for v in value if isinstance(value, list) else [value]:
-            if isinstance(v, int):
-                out += varint(number << 3) + varint(v)
-            else:
-                v = v.encode() if isinstance(v, str) else v
-                out += varint(number << 3 | 2) + varint(len(v)) + v
-    return out
-
-
-def fields_of(data):
-    pos = 0
-
-    def number():
-        nonlocal pos
-        v = shift = 0
-        while True:
-            v |= (data[pos] & 0x7f) << shift
-            shift += 7
-            pos += 1
-            if data[pos - 1] < 0x80:
-                return v
-
-    found = {}
-    while pos < len(data):
-        tag = number()
-        if tag & 7 == 0:
-            value = number()
-        else:
-            size = number()
-            value = data[pos:pos + size]
-            pos += size
-        found.setdefault(tag >> 3, []).append(value)
-    return found
-
-
-# ---- calls ----
-
-def outcome_of(error):
-    return error.code(), error.details()
-
-
-class Caller:
-    def __init__(self, member, token=None, credentials=None):
-        self.channel = (grpc.secure_channel(member.address, credentials, options=CHANNEL_OPTIONS)
-                        if credentials else
-                        grpc.insecure_channel(member.address, options=CHANNEL_OPTIONS))
-        self.metadata = [("token", token)] if token is not None else []
-
-    def call(self, path, request, timeout=10):
-        """(code, text), and the answer's bytes."""
-        try:
-            answer = self.channel.unary_unary(path)(request, metadata=self.metadata,
-                                                    timeout=timeout)
-            return OK, answer
-        except grpc.RpcError as e:
-            return outcome_of(e), None
-
-    def first_of_stream(self, path, request, timeout=10):
-        call = self.channel.stream_stream(path)(iter([request]), metadata=self.metadata,
-                                                timeout=timeout)
-        try:
-            answer = next(call, b"")
-            return OK, answer
-        except grpc.RpcError as e:
-            return outcome_of(e), None
-        finally:
-            call.cancel()
-
-    def must(self, path, request):
-        outcome, answer = self.call(path, request)
-        if outcome != OK:
-            raise Failure(f"{path}: {outcome}")
-        return answer
-
-
-def auth(name):
-    return "/etcdserverpb.Auth/" + name
 
 
 def login(caller, name, password):
@@ -167,31 +75,7 @@ def allowed(user, need):
     return all(covered(user, kind == "w", key, end) for kind, key, end in need)
 
 
-# ---- requests ----
-
-def rng(key, end="", **kw):
-    return msg((1, key), (2, end), *[(n, v) for n, v in kw.get("more", [])])
-
-
-def op(kind, request):
-    return msg((kind, request))
-
-
-def compare(key, end=""):
-    # version of key >= 0 ... any relation does
-    return msg((1, 0), (2, 0), (3, key), (4, 0), *([(64, end)] if end else []))
-
-
-def txn(compares=(), success=(), failure=()):
-    return msg((1, list(compares)), (2, list(success)), (3, list(failure)))
-
-
-RANGE, PUT, DELETE, TXN = 1, 2, 3, 4
-KV = "/etcdserverpb.KV/"
-LEASE = "/etcdserverpb.Lease/"
-CLUSTER = "/etcdserverpb.Cluster/"
-MAINT = "/etcdserverpb.Maintenance/"
-
+# ---- requests, and what each needs ----
 
 class Setup:
     """What rows refer to: leases, made anew for each caller where a row may end them."""

@@ -18,9 +18,11 @@ import threading
 
 import grpc
 
-from auth import (CLUSTER, KV, LEASE, MAINT, PUT, RANGE, Caller, add_users, auth, compare, fields_of,
-                  jwt_cluster, login, msg, op, outcome_of, rng, txn)
+from auth import add_users, jwt_cluster, login
+from calls import (CLUSTER, KV, LEASE, MAINT, PUT, RANGE, Caller, auth, compare, op, outcome_of, rng,
+                   txn)
 from harness import Cluster, Failure, Member, until
+from protobuf_wire import fields_of, msg
 from tests import test
 
 HERE = os.path.dirname(os.path.abspath(__file__))

@@ -17,22 +17,6 @@ WINDOW = 65535  # of a connection at its begin, RFC 9113 6.9.2
 IN_FLIGHT = 200
 
 
-def varint(n):
-    out = bytearray()
-    while n >= 0x80:
-        out.append(n & 0x7F | 0x80)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
-
-
-def field(number, data):
-    """A length-delimited field, or a varint."""
-    if isinstance(data, int):
-        return varint(number << 3) + varint(data)
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
 def _frame(kind, flags, stream, payload=b""):
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 

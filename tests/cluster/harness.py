@@ -273,6 +273,10 @@ class Member:
             until(f"{self.name}: a new {role}", lambda: self.pid(role) not in (0, pid))
         return pid
 
+    def kill_and_recover(self, role):
+        self.kill(role)
+        self.wait_healthy()
+
     def pause(self, roles):
         return [self.signal(role, signal.SIGSTOP) for role in roles]
 

@@ -6,8 +6,9 @@ import threading
 
 import grpc
 
-from auth import CLUSTER, KV, MAINT, Caller, fields_of, msg
+from calls import CLUSTER, KV, MAINT, Caller
 from harness import Cluster, Failure, Member, until
+from protobuf_wire import fields_of, msg
 from tests import test
 
 HEALTH = "/grpc.health.v1.Health/"

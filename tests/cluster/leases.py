@@ -13,8 +13,9 @@ import grpc
 from etcd3.etcdrpc import rpc_pb2 as pb
 from etcd3.etcdrpc import rpc_pb2_grpc as stubs
 
-from h2_pipeline import Pipeline, field
+from h2_pipeline import Pipeline
 from harness import Client, Cluster, Failure, until
+from protobuf_wire import field, fields_of, msg
 from tests import test
 
 TTL_S = 4
@@ -174,8 +175,7 @@ def lease_restart_single(target):
         member = cluster.members[0]
         holders.renew_more(5)
         for role in ("raftd", "stored"):
-            member.kill(role)
-            member.wait_healthy()
+            member.kill_and_recover(role)
             holders.renew_more(5)
         member.stop()
         member.start()
@@ -185,28 +185,6 @@ def lease_restart_single(target):
 
 
 # ---- a counter that only whoever holds the lock changes ----
-
-def _varint(n):
-    out = bytearray()
-    while n >= 0x80:
-        out.append(n & 0x7F | 0x80)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
-
-
-def _field(number, data):
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
-
-
-def _lock_key(answer):
-    """LockResponse.key: the second field, behind the header."""
-    assert answer[0] == 0x0A
-    header_len = answer[1]
-    rest = answer[2 + header_len:]
-    assert rest[0] == 0x12
-    return rest[2:2 + rest[1]]
-
 
 class Counting:
     def __init__(self, members, clients=6):
@@ -222,7 +200,7 @@ class Counting:
     def _increment(self, client, lock, unlock, lease, who, turn):
         lease_id = 90000 + who * 10000 + turn
         lease.LeaseGrant(pb.LeaseGrantRequest(TTL=TTL_S, ID=lease_id), timeout=5)
-        key = _lock_key(lock(_field(1, b"mutex") + _varint(2 << 3) + _varint(lease_id), timeout=20))
+        key = fields_of(lock(msg((1, b"mutex"), (2, lease_id)), timeout=20))[2][0]
         try:
             record, _ = client.get(key)
             counter, _ = client.get("counter")
@@ -240,7 +218,7 @@ class Counting:
                 return False
         finally:
             try:
-                unlock(_field(1, key), timeout=5)
+                unlock(field(1, key), timeout=5)
             except grpc.RpcError:
                 pass  # the lease ends some time; what the increment came to is known all the same
 

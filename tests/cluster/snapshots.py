@@ -13,6 +13,7 @@ import subprocess
 
 from harness import Client, Cluster, Failure, Target, pb, until
 from load import Load
+from protobuf_wire import msg
 from tests import test
 
 ROOT = "root:secret"
@@ -24,15 +25,6 @@ def ctl(member, *args, user=None, timeout=30):
     if user:
         command += ["--user", user]
     return run(command + list(args), timeout)
-
-
-def varint(n):
-    """As protobuf writes numbers."""
-    out = b""
-    while n > 0x7f:
-        out += bytes([n & 0x7f | 0x80])
-        n >>= 7
-    return out + bytes([n])
 
 
 def run(command, timeout=60):
@@ -299,7 +291,7 @@ def rest_of_a_lease(target):
         one.start()
         ident = int(ctl(one.members[0], "lease", "grant", "1000").split()[1], 16)
         path = os.path.join(one.dir, "snap")
-        grant = b"\x08" + varint(ident) + b"\x10" + varint(1000) + b"\x18"
+        grant = msg((1, ident), (2, 1000)) + b"\x18"
 
         def rest():
             """In the file, once the deadline is one that all members know and time has passed."""

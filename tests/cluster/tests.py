@@ -14,7 +14,7 @@ import urllib.request
 import grpc
 from etcd3.etcdrpc import rpc_pb2 as pb
 
-from harness import DAEMONS, Client, Cluster, Failure, until
+from harness import DAEMONS, Cluster, Failure, until
 from load import Load, h2load, put_body
 
 TESTS = {}   # name -> function

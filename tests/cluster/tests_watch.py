@@ -182,8 +182,7 @@ def kill_each(role):
     def disturb(cluster, writers):
         for _ in range(2):
             for m in cluster.members:
-                m.kill(role)
-                m.wait_healthy()
+                m.kill_and_recover(role)
                 writers.wait_more(20)
     return disturb
 
@@ -285,8 +284,7 @@ def quiet_key(target):
             for i in range(200):
                 revision = c.put("busy", f"{i}").header.revision
             c.kv.Compact(pb.CompactionRequest(revision=revision, physical=True))
-            member.kill("stored")
-            member.wait_healthy()
+            member.kill_and_recover("stored")
             c.put("quiet", "now")
             r = s.next()
             if r.canceled or r.events[0].kv.value != b"now":
@@ -367,16 +365,14 @@ def etcdctl_and_python(target):
                     return None
             try:
                 write(20)
-                member.kill("stored")
-                member.wait_healthy()
+                member.kill_and_recover("stored")
                 until("the client is connected again", connected)
                 write(20)
                 until("python3-etcd3 got its events", lambda: len(got) >= 40)
                 if [g[2] for g in got] != want:
                     raise Failure(f"python3-etcd3 got {got}")
                 cancel()
-                member.kill("gatewayd")
-                member.wait_healthy()
+                member.kill_and_recover("gatewayd")
                 until("the client is connected again", connected)
                 write(20)
                 if printed() != want:

@@ -10,49 +10,7 @@ import threading
 import grpc
 
 from harness import CHANNEL_OPTIONS, Failure
-
-
-# ---- protobuf ----
-
-def varint(v):
-    out = bytearray()
-    v &= (1 << 64) - 1
-    while v >= 0x80:
-        out.append(v & 0x7f | 0x80)
-        v >>= 7
-    out.append(v)
-    return bytes(out)
-
-
-def field(number, value):
-    if isinstance(value, (bytes, str)):
-        data = value.encode() if isinstance(value, str) else value
-        return varint(number << 3 | 2) + varint(len(data)) + data
-    return varint(number << 3) + varint(int(value))
-
-
-def fields(data):
-    pos = 0
-
-    def number():
-        nonlocal pos
-        v = shift = 0
-        while True:
-            b = data[pos]
-            pos += 1
-            v |= (b & 0x7f) << shift
-            shift += 7
-            if b < 0x80:
-                return v
-
-    while pos < len(data):
-        tag = number()
-        if tag & 7 == 0:
-            yield tag >> 3, number()
-        else:
-            n = number()
-            yield tag >> 3, data[pos:pos + n]
-            pos += n
+from protobuf_wire import field, fields, varint
 
 
 def signed(v):

@@ -36,7 +36,7 @@ sys.path.insert(0, HERE)
 sys.path.insert(0, os.path.join(HERE, "..", "cluster"))
 
 import harness  # noqa: E402
-from compare import Side  # noqa: E402
+from compare import Side, read_script  # noqa: E402
 
 COMMAND_S = 30
 MASKS = [
@@ -151,22 +151,11 @@ class Command:
         self.args = args
 
 
-def read_script(path):
-    commands = []
-    with open(path, encoding="utf-8") as f:
-        for number, line in enumerate(f, 1):
-            line = line.rstrip("\n")
-            if line.startswith("| ") or line == "|":
-                commands[-1][2].append(line[2:])
-            elif line and not line.startswith("#"):
-                commands.append((number, Command(line), []))
-    return commands
-
-
 def compare_script(script, theirs, ours, have, verbose):
     """The number of commands alike and of those that differ."""
     alike = differ = 0
-    for number, command, stdin in read_script(script):
+    for number, line, stdin in read_script(script):
+        command = Command(line)
         if not command.only <= have:
             continue
         text = "".join(s + "\n" for s in stdin)
