@@ -50,6 +50,7 @@ struct ctl {
     uint64_t dial_ms;
     uint64_t command_ms;
     uint64_t keepalive_ms, keepalive_timeout_ms;
+    uint64_t request_bytes_max, answer_bytes_max; /* 0: not given */
     char *user, *password;
     struct tls_context *tls;
     const char *tls_name;

@@ -27,8 +27,8 @@ enum {
     ADDRESSES_MAX = 4,
     PAUSE_MS_MIN = 100,
     PAUSE_MS_MAX = 3000,
-    RETRY_MS = 25,                         /* between two sendings of one call */
-    MESSAGE_BYTES_MAX = 512 * 1024 * 1024, /* of one answer */
+    RETRY_MS = 25,        /* between two sendings of one call */
+    FRAME_HEAD_BYTES = 5, /* of a gRPC message */
 };
 
 struct endpoint {
@@ -37,7 +37,8 @@ struct endpoint {
     char *host, *authority;
     uint16_t port;
     bool tls, plain; /* https or certificates; http:// in so many words */
-    char addresses[ADDRESSES_MAX][64];
+    bool local;      /* a socket in the file system; host is its path */
+    char addresses[ADDRESSES_MAX][128];
     size_t address_count, address_next;
     struct http_client *http; /* NULL: idle */
     bool up;
@@ -54,6 +55,7 @@ struct ctl_client {
     struct tls_context *tls;
     char *tls_name;
     uint64_t dial_ms, keepalive_ms, keepalive_timeout_ms;
+    uint64_t request_bytes_max, answer_bytes_max;
     char *token, *user, *password;
     bool quiet, renewing;
     struct list waiting; /* struct ctl_call.link */
@@ -74,7 +76,8 @@ struct ctl_call {
     struct loop_timer *timer; /* deadline */
     struct loop_timer *retry;
     bool stream, finished, require_leader, answered, renewed;
-    int code; /* decided before the stream closed; -1: not yet */
+    int code;         /* decided before the stream closed; -1: not yet */
+    size_t too_large; /* the answer, if that was the reason */
 };
 
 /* ---- errors ---- */
@@ -127,17 +130,33 @@ static void warn_line(const struct ctl_client *client, const char *target, int c
 
 /* ---- endpoints ---- */
 
+/* "unix://PATH", "unix:PATH" and the same with TLS. False: something else. */
+static bool endpoint_parse_local(struct endpoint *e, const char *text)
+{
+    const char *rest;
+
+    if (strncmp(text, "unix:", 5) != 0 && strncmp(text, "unixs:", 6) != 0)
+        return false;
+    rest = strchr(text, ':') + 1;
+    if (rest[0] == '/' && rest[1] == '/')
+        rest += 2;
+    e->local = true;
+    e->tls = text[4] == 's';
+    e->plain = !e->tls;
+    e->text = xstrdup(text);
+    e->host = xstrdup(rest);
+    e->authority = xstrdup("localhost");
+    return true;
+}
+
 static int endpoint_parse(struct endpoint *e, const char *text, char **ret_error)
 {
     const char *rest = text, *colon;
     const char *slash;
     size_t len;
 
-    if (strncmp(text, "unix://", 7) == 0 || strncmp(text, "unixs://", 8) == 0 ||
-        strncmp(text, "unix:", 5) == 0) {
-        *ret_error = xasprintf("endpoint \"%s\": unix sockets are not supported", text);
-        return -EINVAL;
-    }
+    if (endpoint_parse_local(e, text))
+        return 0;
     if (strncmp(text, "http://", 7) == 0) {
         rest = text + 7;
         e->plain = true;
@@ -188,9 +207,15 @@ static int endpoint_parse(struct endpoint *e, const char *text, char **ret_error
 static void endpoint_resolve(struct endpoint *e)
 {
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list = NULL;
-    int r = getaddrinfo(e->host, NULL, &hints, &list);
+    int r;
 
     e->address_count = e->address_next = 0;
+    if (e->local) {
+        snprintf(e->addresses[0], sizeof(e->addresses[0]), "unix:%s", e->host);
+        e->address_count = 1;
+        return;
+    }
+    r = getaddrinfo(e->host, NULL, &hints, &list);
     for (struct addrinfo *a = list; r == 0 && a != NULL && e->address_count < ADDRESSES_MAX;
          a = a->ai_next)
         if (getnameinfo(a->ai_addr, a->ai_addrlen, e->addresses[e->address_count],
@@ -208,6 +233,13 @@ static void endpoint_resolve(struct endpoint *e)
                              "tcp: lookup %s: %s\"",
                              e->host, gai_strerror(r));
     }
+}
+
+/* "tcp 127.0.0.1:1" or "unix a.sock", of the address that was tried. */
+static char *endpoint_target(const struct endpoint *e)
+{
+    return e->local ? xasprintf("unix %s", e->host)
+                    : xasprintf("tcp %s:%u", e->addresses[e->address_next], e->port);
 }
 
 static void endpoint_connect(void *user);
@@ -245,6 +277,7 @@ static void on_disconnected(void *user, struct http_client *http, int error)
     if (!was_up) {
         const char *tls_error = http_client_tls_error(http);
         CLEANUP(freep) char *why = lower_strerror(error < 0 ? -error : ECONNRESET);
+        CLEANUP(freep) char *target = endpoint_target(e);
 
         free(e->error);
         if (tls_error != NULL && tls_error[0] != '\0')
@@ -253,8 +286,8 @@ static void on_disconnected(void *user, struct http_client *http, int error)
                                  tls_error);
         else
             e->error = xasprintf("connection error: desc = \"transport: Error while dialing: dial "
-                                 "tcp %s:%u: connect: %s\"",
-                                 e->addresses[e->address_next], e->port, why);
+                                 "%s: connect: %s\"",
+                                 target, why);
         e->address_next++;
     }
     e->up = false;
@@ -278,6 +311,7 @@ static void endpoint_connect(void *user)
     if (e->address_next >= e->address_count)
         endpoint_resolve(e);
     for (; e->address_next < e->address_count; e->address_next++) {
+        CLEANUP(freep) char *target = NULL;
         struct http_client_options options = {
             .version = HTTP_VERSION_2,
             .connect_ms_max = client->dial_ms,
@@ -285,17 +319,20 @@ static void endpoint_connect(void *user)
             .keepalive_ms = client->keepalive_ms,
             .keepalive_timeout_ms = client->keepalive_timeout_ms,
             .tls = e->tls ? client->tls : NULL,
-            .tls_name = client->tls_name != NULL ? client->tls_name : e->host,
+            .tls_name = client->tls_name != NULL ? client->tls_name
+                        : e->local               ? "localhost"
+                                                 : e->host,
         };
 
         e->http = http_client_connect(client->loop, e->addresses[e->address_next], e->port,
                                       &options, &handler, e);
         if (e->http != NULL)
             return;
+        target = endpoint_target(e);
         free(e->error);
-        e->error = xasprintf("connection error: desc = \"transport: Error while dialing: dial tcp "
-                             "%s:%u: %s\"",
-                             e->addresses[e->address_next], e->port, strerror(errno));
+        e->error = xasprintf("connection error: desc = \"transport: Error while dialing: dial "
+                             "%s: %s\"",
+                             target, strerror(errno));
     }
     endpoint_pause(e);
 }
@@ -312,6 +349,10 @@ struct ctl_client *ctl_client_new(struct loop *loop, const struct ctl_client_con
     client->keepalive_ms = conf->keepalive_ms;
     client->keepalive_timeout_ms = conf->keepalive_timeout_ms;
     client->quiet = conf->quiet;
+    client->request_bytes_max =
+        conf->request_bytes_max != 0 ? conf->request_bytes_max : CTL_REQUEST_BYTES_DEFAULT;
+    client->answer_bytes_max =
+        MIN(conf->answer_bytes_max != 0 ? conf->answer_bytes_max : (uint64_t)INT32_MAX, UINT32_MAX);
     ctl_client_set_token(client, conf->token);
     list_init(&client->waiting);
     list_init(&client->started);
@@ -489,8 +530,9 @@ static void on_http_data(void *user, struct http_call *http, struct bytes data)
         size_t size = (size_t)p[1] << 24 | (size_t)p[2] << 16 | (size_t)p[3] << 8 | p[4];
         const struct ctl_call_handler *handler = call->handler;
 
-        if (p[0] != 0 || size > MESSAGE_BYTES_MAX) {
-            call->code = CTL_INTERNAL;
+        if (p[0] != 0 || size > call->client->answer_bytes_max) {
+            call->code = p[0] != 0 ? CTL_INTERNAL : CTL_RESOURCE_EXHAUSTED;
+            call->too_large = p[0] != 0 ? 0 : size;
             http_call_cancel(http);
             return;
         }
@@ -551,6 +593,18 @@ static int grpc_status(struct http_call *http, char **ret_message)
     return code;
 }
 
+/* A request that is too large goes nowhere, not even to the next endpoint. */
+static void on_request_too_large(void *user)
+{
+    struct ctl_call *call = user;
+    CLEANUP(freep)
+    char *message =
+        xasprintf("trying to send message larger than max (%zu vs. %" PRIu64 ")",
+                  call->requests.len - FRAME_HEAD_BYTES, call->client->request_bytes_max);
+
+    call_done(call, CTL_RESOURCE_EXHAUSTED, message);
+}
+
 static void on_retry(void *user)
 {
     struct ctl_call *call = user;
@@ -583,7 +637,10 @@ static void on_http_closed(void *user, struct http_call *http, int error)
         return;
     }
     if (call->code >= 0) {
-        call_done(call, call->code, "malformed answer");
+        if (call->too_large != 0)
+            message = xasprintf("grpc: received message larger than max (%zu vs. %" PRIu64 ")",
+                                call->too_large, call->client->answer_bytes_max);
+        call_done(call, call->code, message != NULL ? message : "malformed answer");
         return;
     }
     code = grpc_status(http, &message);
@@ -683,6 +740,12 @@ struct ctl_call *ctl_call_start(struct ctl_client *client, const struct ctl_call
     if (args->timeout_ms != 0) {
         call->timer = loop_timer_new(client->loop, "deadline", on_deadline, call);
         loop_timer_start(call->timer, args->timeout_ms, 0);
+    }
+    if (call->requests.len > client->request_bytes_max + FRAME_HEAD_BYTES) {
+        call->retry = loop_timer_new(client->loop, "too large", on_request_too_large, call);
+        list_push_back(&client->started, &call->link);
+        loop_timer_start(call->retry, 0, 0);
+        return call;
     }
     call_wait(call);
     calls_start(client);

@@ -35,14 +35,20 @@ extern const struct ctl_method ctl_method_range, ctl_method_range_stream, ctl_me
     ctl_method_user_revoke, ctl_method_role_add, ctl_method_role_get, ctl_method_role_list,
     ctl_method_role_delete, ctl_method_role_grant, ctl_method_role_revoke;
 
+enum { CTL_REQUEST_BYTES_DEFAULT = 2 << 20 }; /* as etcd's client library */
+
 struct ctl_client_conf {
-    char **endpoints; /* "host:port", "http://host:port", "https://host:port"; copied */
+    /* "host:port", "http://host:port", "https://host:port", "unix://path", "unixs://path"; copied
+     */
+    char **endpoints;
     size_t endpoint_count;
     uint64_t dial_ms;
-    uint64_t keepalive_ms, keepalive_timeout_ms; /* of idle connections; 0: no probes */
+    uint64_t keepalive_ms, keepalive_timeout_ms; /* with open calls; 0: no pings */
     struct tls_context *tls;                     /* NULL: plain; borrowed */
     const char *tls_name;                        /* NULL: the endpoint's host */
     const char *token;                           /* sent with each call; NULL or "": none */
+    uint64_t request_bytes_max;                  /* of one request; 0: CTL_REQUEST_BYTES_DEFAULT */
+    uint64_t answer_bytes_max;                   /* of one message; 0: INT32_MAX */
     bool quiet; /* no warning line on stderr when no endpoint can be reached */
 };
 
@@ -63,6 +69,7 @@ enum { /* gRPC status codes that mean something here */
        CTL_DEADLINE_EXCEEDED = 4,
        CTL_NOT_FOUND = 5,
        CTL_PERMISSION_DENIED = 7,
+       CTL_RESOURCE_EXHAUSTED = 8,
        CTL_FAILED_PRECONDITION = 9,
        CTL_OUT_OF_RANGE = 11,
        CTL_UNIMPLEMENTED = 12,

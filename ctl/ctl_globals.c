@@ -3,6 +3,7 @@
  * from the environment counts as given; flag and variable together are an error, as in etcdctl.
  */
 #include <ctype.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,6 +229,21 @@ static void no_empty_string(const struct ctl *c, const char *flag)
         ctl_die(CTL_EXIT_BAD_ARGS, "empty string is passed to --%s option", flag);
 }
 
+/* The client's own limits of messages; etcd's library has the same words for what contradicts. */
+static void read_limits(struct ctl *c)
+{
+    int64_t request = ctl_args_int(c->args, "max-request-bytes");
+    int64_t answer = ctl_args_int(c->args, "max-recv-bytes");
+
+    c->request_bytes_max = (uint64_t)MAX(request, INT64_C(0));
+    c->answer_bytes_max = (uint64_t)MAX(answer, INT64_C(0));
+    if (c->answer_bytes_max > 0 && c->request_bytes_max > c->answer_bytes_max)
+        ctl_die(CTL_EXIT_BAD_CONNECTION,
+                "gRPC message recv limit (%" PRIu64
+                " bytes) must be greater than send limit (%" PRIu64 " bytes)",
+                c->answer_bytes_max, c->request_bytes_max);
+}
+
 void ctl_globals(struct ctl *c)
 {
     if (c->globals_read)
@@ -246,6 +262,7 @@ void ctl_globals(struct ctl *c)
         (uint64_t)MAX(ctl_args_int(c->args, "keepalive-time") / 1000000, (int64_t)KEEPALIVE_MS_MIN);
     c->keepalive_timeout_ms =
         (uint64_t)MAX(ctl_args_int(c->args, "keepalive-timeout") / 1000000, (int64_t)1000);
+    read_limits(c);
     no_empty_string(c, "cert");
     no_empty_string(c, "key");
     no_empty_string(c, "cacert");
@@ -253,6 +270,7 @@ void ctl_globals(struct ctl *c)
         .cert = ctl_args_string(c->args, "cert"),
         .key = ctl_args_string(c->args, "key"),
         .cacert = ctl_args_string(c->args, "cacert"),
+        .wanted = !ctl_args_bool(c->args, "insecure-transport"),
         .skip_verify = ctl_args_bool(c->args, "insecure-skip-tls-verify"),
         .endpoints = c->endpoints,
         .endpoint_count = c->endpoint_count,
@@ -280,6 +298,8 @@ static struct ctl_client *connect_to(struct ctl *c, char **endpoints, size_t cou
                                 .keepalive_timeout_ms = c->keepalive_timeout_ms,
                                 .tls = c->tls,
                                 .tls_name = c->tls_name,
+                                .request_bytes_max = c->request_bytes_max,
+                                .answer_bytes_max = c->answer_bytes_max,
                                 .token = ctl_args_string(c->args, "auth-jwt-token"),
                             },
                             &why);

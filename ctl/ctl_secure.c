@@ -20,12 +20,14 @@ static void check_readable(const char *path)
 
 struct tls_context *ctl_secure_context(const struct ctl_secure *secure)
 {
-    bool wanted = *secure->cert != '\0' || *secure->key != '\0' || *secure->cacert != '\0';
+    bool wanted =
+        secure->wanted || *secure->cert != '\0' || *secure->key != '\0' || *secure->cacert != '\0';
     struct tls_context *tls = NULL;
     char *why = NULL;
 
     for (size_t i = 0; i < secure->endpoint_count; i++)
-        wanted = wanted || strncmp(secure->endpoints[i], "https://", 8) == 0;
+        wanted = wanted || strncmp(secure->endpoints[i], "https://", 8) == 0 ||
+                 strncmp(secure->endpoints[i], "unixs:", 6) == 0;
     if (!wanted)
         return NULL;
     if ((*secure->cert == '\0') != (*secure->key == '\0'))

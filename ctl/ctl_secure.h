@@ -11,8 +11,9 @@ struct tls_context;
 
 struct ctl_secure {
     const char *cert, *key, *cacert; /* "": none */
+    bool wanted;                     /* even without files: --insecure-transport=false */
     bool skip_verify;
-    char **endpoints; /* an https:// among them asks for TLS too */
+    char **endpoints; /* an https:// or unixs:// among them asks for TLS too */
     size_t endpoint_count;
 };
 

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
@@ -38,6 +40,57 @@ bool listener_address(const struct url *u, struct sockaddr_storage *ret, socklen
         return true;
     }
     return false;
+}
+
+static bool is_served(const struct sockaddr_un *address)
+{
+    CLEANUP(closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    return fd >= 0 && (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
+                       errno != ECONNREFUSED);
+}
+
+/* What a killed one left behind is replaced; etcd removes whatever has the name. */
+static int open_local_socket(const char *path, int *ret_fd, const char **ret_step)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    CLEANUP(closep) int fd = -1;
+    struct stat st;
+
+    *ret_step = "bind";
+    if (*path == '\0' || strlen(path) >= sizeof(address.sun_path))
+        return -EINVAL;
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode) && !is_served(&address))
+        unlink(path);
+    if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
+        return -errno;
+    *ret_step = "listen";
+    if (listen(fd, BACKLOG) < 0)
+        return -errno;
+    *ret_fd = fd;
+    fd = -1;
+    return 0;
+}
+
+static void remove_local_socket(const struct listener *l)
+{
+    struct stat st;
+
+    if (l->path != NULL && lstat(l->path, &st) == 0 && S_ISSOCK(st.st_mode) &&
+        st.st_ino == l->inode)
+        unlink(l->path); /* it is still ours */
+}
+
+static void note_local_socket(struct listener *l, const char *path)
+{
+    struct stat st;
+
+    l->path = xstrdup(path);
+    l->inode = lstat(path, &st) == 0 ? st.st_ino : 0;
 }
 
 static int open_socket(const struct url *u, bool reuse_port, int *ret_fd, const char **ret_step)
@@ -99,24 +152,30 @@ static int open_list(struct listener_set *set, const struct settings *s, const c
     CLEANUP(setting_urls_fini) struct setting_urls urls = settings_urls(s, name);
 
     for (size_t i = 0; i < urls.count; i++) {
+        const struct url *u = &urls.items[i];
+        bool local = strncmp(u->scheme, "unix", 4) == 0;
+        struct listener *l;
         const char *step;
         int fd = -1, r;
 
-        if (join_url(set, urls.items[i].text, mark))
+        if (join_url(set, u->text, mark))
             continue;
-        r = open_socket(&urls.items[i], settings_bool(s, "socket-reuse-port"), &fd, &step);
+        r = local ? open_local_socket(u->host, &fd, &step)
+                  : open_socket(u, settings_bool(s, "socket-reuse-port"), &fd, &step);
         if (r < 0) {
             CLEANUP(freep) char *what = xstrdup(strerror(-r));
 
             if (what[0] >= 'A' && what[0] <= 'Z')
                 what[0] = (char)(what[0] - 'A' + 'a');
-            *ret_why = xasprintf("listen tcp %s:%s: %s: %s", urls.items[i].host,
-                                 urls.items[i].port, step, what);
+            *ret_why = local ? xasprintf("listen unix %s: %s: %s", u->host, step, what)
+                             : xasprintf("listen tcp %s:%s: %s: %s", u->host, u->port, step, what);
             return r;
         }
         set->items = xreallocarray(set->items, set->count + 1, sizeof(*set->items));
-        set->items[set->count++] = (struct listener){
-            .fd = fd, .url = xasprintf("%s%s", mark, urls.items[i].text)};
+        l = &set->items[set->count++];
+        *l = (struct listener){.fd = fd, .url = xasprintf("%s%s", mark, u->text)};
+        if (local)
+            note_local_socket(l, u->host);
     }
     return 0;
 }
@@ -141,6 +200,8 @@ void listener_set_close(struct listener_set *set)
 {
     for (size_t i = 0; i < set->count; i++) {
         close(set->items[i].fd);
+        remove_local_socket(&set->items[i]);
+        free(set->items[i].path);
         free(set->items[i].url);
     }
     free(set->items);

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 
 struct settings;
 struct url;
@@ -15,6 +16,8 @@ struct url;
 struct listener {
     int fd;
     char *url;
+    char *path; /* of a socket in the file system, which is removed in the end; else NULL */
+    ino_t inode;
 };
 
 struct listener_set {

@@ -58,7 +58,7 @@ static int check_url(struct settings *s, const struct side *side, const char *na
 {
     bool has_cert = given(s, side->cert) || settings_bool(s, side->auto_tls);
 
-    if (strncmp(u->scheme, "unix", 4) == 0)
+    if (strncmp(u->scheme, "unix", 4) == 0 && strcmp(side->kind, "peer") == 0)
         return settings_error_at(s, name, e, "%s: scheme %s is not available in this version",
                                  u->text, u->scheme);
     if (is_secure(u) && !has_cert)

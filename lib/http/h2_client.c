@@ -278,6 +278,13 @@ static int h2c_produce(struct http_client *client)
     return 0;
 }
 
+static void h2c_ping(struct http_client *client)
+{
+    struct h2c *h2 = client->proto_state;
+
+    nghttp2_submit_ping(h2->session, NGHTTP2_FLAG_NONE, NULL);
+}
+
 static size_t fill_nv(nghttp2_nv *nv, const struct http_header *headers, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -423,6 +430,7 @@ const struct http_client_proto h2_client_proto = {
     .input = h2c_input,
     .eof = h2c_eof,
     .produce = h2c_produce,
+    .ping = h2c_ping,
     .streams_max = h2c_streams_max,
     .release = h2c_release,
     .fini = h2c_fini,

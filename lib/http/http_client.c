@@ -12,12 +12,17 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include "lib/util/xmalloc.h"
 
 enum { CONNECT_MS_DEFAULT = 5000, HEADER_BYTES_DEFAULT = 65536 };
+
+static const char unix_prefix[] = "unix:";
 
 /* Calls */
 
@@ -223,6 +228,11 @@ static void call_push(struct http_call *call, const struct bytes *pieces, size_t
     call->queued += len;
 }
 
+static uint64_t now_ms_of(void)
+{
+    return loop_clock_ns() / 1000000;
+}
+
 static void timer_want(struct http_client *client, uint64_t at_ms)
 {
     uint64_t now_ms = loop_clock_ns() / 1000000;
@@ -231,6 +241,44 @@ static void timer_want(struct http_client *client, uint64_t at_ms)
         return;
     client->timer_ms = at_ms;
     loop_timer_start(client->timer, at_ms > now_ms ? at_ms - now_ms : 0, 0);
+}
+
+/* From now on something is expected. */
+static void watch_silence(struct http_client *client)
+{
+    if (client->keepalive_ms == 0)
+        return;
+    client->heard_ms = now_ms_of();
+    client->pinged_ms = 0;
+    timer_want(client, client->heard_ms + client->keepalive_ms);
+}
+
+static void heard(struct http_client *client)
+{
+    if (client->keepalive_ms == 0)
+        return;
+    client->heard_ms = now_ms_of();
+    if (client->pinged_ms == 0)
+        return; /* the timer looks at heard_ms */
+    client->pinged_ms = 0;
+    timer_want(client, client->heard_ms + client->keepalive_ms);
+}
+
+/* Asks, or gives up, when the time for it has come. When to look again; 0: nothing is expected. */
+static uint64_t check_silence(struct http_client *client, uint64_t now_ms)
+{
+    if (client->keepalive_ms == 0 || !client->connected || client->call_count == 0)
+        return 0;
+    if (client->pinged_ms == 0 && now_ms >= client->heard_ms + client->keepalive_ms) {
+        client->proto->ping(client);
+        client->pinged_ms = now_ms;
+        http_client_dirty(client);
+    }
+    if (client->pinged_ms == 0)
+        return client->heard_ms + client->keepalive_ms;
+    if (now_ms >= client->pinged_ms + client->keepalive_timeout_ms)
+        http_client_down(client, -ETIMEDOUT);
+    return client->pinged_ms + client->keepalive_timeout_ms;
 }
 
 struct http_call *http_call_start(struct http_client *client, const struct http_call_args *args)
@@ -257,6 +305,8 @@ struct http_call *http_call_start(struct http_client *client, const struct http_
     }
     if (client->connected)
         http_client_dirty(client);
+    if (client->connected && client->call_count == 1)
+        watch_silence(client);
     return call;
 }
 
@@ -393,6 +443,7 @@ static void on_connect(struct http_client *client)
     }
     client->connected = true;
     client->connect_deadline_ms = 0;
+    watch_silence(client);
     http_client_dirty(client);
     client->depth++;
     if (client->handler != NULL && client->handler->on_connected != NULL)
@@ -420,6 +471,7 @@ static void client_read(struct http_client *client)
                              client->ending && list_empty(&client->calls) ? 0 : -ECONNRESET);
             return;
         }
+        heard(client);
         r = client->proto->input(client, data, (size_t)n);
         if (r < 0) {
             http_client_down(client, r);
@@ -501,7 +553,7 @@ static void on_timer(void *user)
 {
     struct http_client *client = user;
     uint64_t now_ms = loop_clock_ns() / 1000000;
-    uint64_t next_ms = client->connect_deadline_ms;
+    uint64_t next_ms = client->connect_deadline_ms, silence_ms;
 
     client->timer_ms = 0;
     if (client->connect_deadline_ms != 0 && now_ms >= client->connect_deadline_ms)
@@ -517,9 +569,26 @@ static void on_timer(void *user)
         else if (next_ms == 0 || call->deadline_ms < next_ms)
             next_ms = call->deadline_ms;
     }
+    silence_ms = check_silence(client, now_ms);
+    if (silence_ms != 0 && (next_ms == 0 || silence_ms < next_ms))
+        next_ms = silence_ms;
     if (next_ms != 0 && !client->down)
         timer_want(client, next_ms);
     settle(client);
+}
+
+static int parse_path(const char *path, struct sockaddr_storage *ret, socklen_t *ret_len)
+{
+    struct sockaddr_un *un = (struct sockaddr_un *)(void *)ret;
+    size_t len = strlen(path);
+
+    memset(ret, 0, sizeof(*ret));
+    if (len == 0 || len >= sizeof(un->sun_path))
+        return -EINVAL;
+    un->sun_family = AF_UNIX;
+    memcpy(un->sun_path, path, len + 1);
+    *ret_len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + 1);
+    return 0;
 }
 
 static int parse_address(const char *host, uint16_t port, struct sockaddr_storage *ret,
@@ -549,31 +618,20 @@ static int open_socket(const char *host, uint16_t port, int *ret_error)
 {
     struct sockaddr_storage addr;
     socklen_t len;
-    int fd, r = parse_address(host, port, &addr, &len);
+    bool local = strncmp(host, unix_prefix, sizeof(unix_prefix) - 1) == 0;
+    int fd, r = local ? parse_path(host + sizeof(unix_prefix) - 1, &addr, &len)
+                      : parse_address(host, port, &addr, &len);
 
     if (r < 0)
         return r;
     fd = socket(addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    if (!local)
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     if (connect(fd, (struct sockaddr *)&addr, len) != 0 && errno != EINPROGRESS)
         *ret_error = -errno;
     return fd;
-}
-
-/* Seconds are as fine as TCP's own timers are. A refusal costs only the probes. */
-static void keep_alive(int fd, uint64_t idle_ms, uint64_t timeout_ms)
-{
-    int idle_s = (int)MIN(MAX(idle_ms / 1000, (uint64_t)1), (uint64_t)32767);
-    int interval_s = (int)MIN(MAX(timeout_ms / 3000, (uint64_t)1), (uint64_t)32767);
-    unsigned int unanswered_ms = (unsigned int)MIN(idle_ms + timeout_ms, (uint64_t)INT32_MAX);
-
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){3}, sizeof(int));
-    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unanswered_ms, sizeof(unanswered_ms));
 }
 
 struct http_client *http_client_connect(struct loop *loop, const char *host, uint16_t port,
@@ -591,8 +649,6 @@ struct http_client *http_client_connect(struct loop *loop, const char *host, uin
     }
     if (options == NULL)
         options = &defaults;
-    if (options->keepalive_ms != 0)
-        keep_alive(fd, options->keepalive_ms, options->keepalive_timeout_ms);
     client = xcalloc(1, sizeof(*client));
     client->loop = loop;
     client->handler = handler;
@@ -609,8 +665,14 @@ struct http_client *http_client_connect(struct loop *loop, const char *host, uin
     client->header_bytes_max =
         options->header_bytes_max != 0 ? options->header_bytes_max : HEADER_BYTES_DEFAULT;
     client->window_bytes = options->window_bytes;
+    if (options->version == HTTP_VERSION_2) {
+        client->keepalive_ms = options->keepalive_ms;
+        client->keepalive_timeout_ms = options->keepalive_timeout_ms;
+    }
     if (options->authority != NULL)
         client->authority = xstrdup(options->authority);
+    else if (strncmp(host, unix_prefix, sizeof(unix_prefix) - 1) == 0)
+        client->authority = xstrdup("localhost");
     else
         client->authority = xasprintf(strchr(host, ':') != NULL ? "[%s]:%u" : "%s:%u", host, port);
     client->io = loop_io_new(loop, "http client", fd, on_io, client);

@@ -35,16 +35,17 @@ struct http_client_options {
     uint64_t connect_ms_max;   /* 0: 5000 */
     size_t header_bytes_max;   /* per answer; 0: 65536 */
     uint32_t window_bytes; /* HTTP/2 receive window of stream and connection; 0: 1 MiB and 16 MiB */
-    /* TCP probes after so long without traffic; the connection is lost when nothing came back for
-     * keepalive_timeout_ms more. 0: no probes. */
+    /* HTTP/2: while calls are open, a PING after so long without a byte from the server; the
+     * connection is lost when nothing came back for keepalive_timeout_ms more. 0: no pings. */
     uint64_t keepalive_ms, keepalive_timeout_ms;
     const char *authority;   /* NULL: made of the address; copied */
     struct tls_context *tls; /* NULL: plain; borrowed for the connection's life */
     const char *tls_name; /* what the server's certificate must be valid for; NULL: the address */
 };
 
-/* Numeric address only ("127.0.0.1", "::1"): names are resolved elsewhere, off the loop. NULL with
- * errno set: bad address or no descriptor. A refused connection is reported by on_disconnected. */
+/* Numeric address ("127.0.0.1", "::1") or "unix:PATH" (port ignored): names are resolved elsewhere,
+ * off the loop. NULL with errno set: bad address or no descriptor. A refused connection is reported
+ * by on_disconnected. */
 struct http_client *http_client_connect(struct loop *loop, const char *host, uint16_t port,
                                         const struct http_client_options *options,
                                         const struct http_client_handler *handler, void *user);

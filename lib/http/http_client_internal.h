@@ -55,6 +55,7 @@ struct http_client_proto {
     int (*input)(struct http_client *client, const uint8_t *data, size_t len);
     void (*eof)(struct http_client *client);
     int (*produce)(struct http_client *client);
+    void (*ping)(struct http_client *client); /* NULL: it cannot */
     uint32_t (*streams_max)(const struct http_client *client);
     void (*release)(struct http_call *call);
     void (*fini)(struct http_client *client);
@@ -75,6 +76,8 @@ struct http_client {
     struct loop_timer *timer;
     uint64_t timer_ms; /* when it fires; 0: not armed */
     uint64_t connect_deadline_ms;
+    uint64_t keepalive_ms, keepalive_timeout_ms; /* 0: no pings */
+    uint64_t heard_ms, pinged_ms;                /* pinged_ms 0: not since it was heard */
     struct http_scratch scratch;
     struct http_out out;
     struct http_chunk_queue spent;
@@ -90,7 +93,7 @@ struct http_client {
     char *tls_error; /* NULL: none */
     int error;
     bool socket_up;
-    bool connected; /* and, with TLS, its handshake is over */
+    bool connected;     /* and, with TLS, its handshake is over */
     bool ending;        /* takes no more calls */
     bool down;          /* to be ended at the next safe place */
     bool told;          /* on_disconnected was called */

@@ -455,6 +455,37 @@ def compat_json(target):
     return side_by_side("compare_json.py")
 
 
+# ---- sockets in the file system ----
+
+@test("unix-sockets", 6)
+def unix_sockets(target):
+    """Listened on beside a port, dialled by etcdctl and conclavectl, restart included."""
+    with Cluster(target, 1) as cluster:
+        m = cluster.members[0]
+        url = f"unix://localhost:{m.client_port}"  # a file of that name where it runs
+        cluster.flags += ["--listen-client-urls", f"{m.client_url},{url}",
+                          "--advertise-client-urls", url]
+        env = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
+        env["ETCDCTL_API"] = "3"
+        programs = ["etcdctl"]
+        if not target.is_etcd:
+            programs.append(os.path.join(os.path.dirname(target.program), "conclavectl"))
+        for _ in range(2):
+            cluster.start()
+            for program in programs:
+                for args, want in ((["put", "k", program], "OK"), (["get", "k"], program),
+                                   (["endpoint", "status", "--cluster"], url + ", ")):
+                    r = subprocess.run([program, "--endpoints", url] + args, env=env, cwd=m.dir,
+                                       stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                       timeout=30, check=False)
+                    if r.returncode != 0 or want not in r.stdout:
+                        raise Failure(f"{program} {args}: {r.returncode} {r.stdout}{r.stderr}")
+            cluster.stop()
+            if os.path.exists(os.path.join(m.dir, f"localhost:{m.client_port}")):
+                raise Failure("the socket is left behind")
+        return " and ".join(os.path.basename(p) for p in programs)
+
+
 # ---- what etcd 3.4 does not have ----
 
 def range_stream(channel, request):

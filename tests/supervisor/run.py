@@ -435,6 +435,34 @@ def test_port_in_use(m):
     check(m.events() == [], "nothing was started")
 
 
+def test_unix_socket(m):
+    path = m.where + "/client.sock"
+    url = f"unix://{path}"
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(path)  # as one that was killed leaves it behind
+    dead.close()
+    m.start(f"--listen-client-urls={url}")
+    check(f"gatewayd0 listens {url}" in m.events(), "gatewayd got the socket")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(path)
+    other = Member(m.binary, m.where)
+    other.log_path = m.where + "/log2"
+    other.start(f"--listen-client-urls={url}", ready=False)
+    check(other.end() == 1, "status 1 for who wants the same")
+    check(f"listen unix {path}: bind: address already in use" in other.log(), "it says why")
+    check(os.path.exists(path), "the socket of the first stays")
+    m.end(signal.SIGTERM)
+    check(not os.path.exists(path), "the socket goes with its owner")
+    with open(path, "w"):
+        pass
+    m.start(f"--listen-client-urls={url}", ready=False)
+    check(m.end() == 1, "status 1")
+    check(os.path.exists(path), "nothing but a socket is removed")
+    m.start(f"--listen-client-urls=unix://{m.where}/{'x' * 120}", ready=False)
+    check(m.end() == 1, "status 1 for a path that is too long")
+    check("bind: invalid argument" in m.log(), "it says why")
+
+
 def test_missing_daemon(m):
     os.unlink(m.libexec + "/stored")
     m.start(ready=False)

@@ -1,6 +1,9 @@
 /* The client against our own server, both versions, in one hand-turned loop. */
 #include "tests/unit/http_fixture.h"
 
+#include <stddef.h>
+#include <sys/un.h>
+
 #include "lib/http/http_client.h"
 
 struct answer {
@@ -332,9 +335,12 @@ Test(http_client, nobody_listens)
 
 Test(http_client, bad_addresses)
 {
-    static const char *const hosts[] = {"", "localhost", "1.2.3", "1.2.3.4.5", "::g", "[::1]"};
+    static char long_path[200] = "unix:";
+    static const char *const hosts[] = {"",    "localhost", "1.2.3", "1.2.3.4.5",
+                                        "::g", "[::1]",     "unix:", long_path};
     struct loop *loop = loop_new();
 
+    memset(long_path + 5, 'x', sizeof(long_path) - 6);
     for (size_t i = 0; i < ARRAY_LEN(hosts); i++)
         cr_expect_null(http_client_connect(loop, hosts[i], 1, NULL, NULL, NULL), "%s", hosts[i]);
     loop_free(loop);
@@ -413,6 +419,136 @@ Test(http_client, streamed_request)
     cr_expect_eq(a.error, 0);
     cr_expect_eq(a.body.len, 20);
     buf_fini(&a.body);
+    net_fini(&n);
+}
+
+/* ---- sockets in the file system ---- */
+
+Test(http_client, unix_sockets)
+{
+    for (size_t v = 0; v < ARRAY_LEN(versions); v++) {
+        char dir[] = "/tmp/http-client-XXXXXX", host[64];
+        struct http_client_options options = {.version = versions[v]};
+        struct sockaddr_un addr = {.sun_family = AF_UNIX};
+        struct answer a;
+        struct net n;
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+        cr_assert_not_null(mkdtemp(dir));
+        snprintf(host, sizeof(host), "unix:%s/s", dir);
+        snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/s", dir);
+        net_init(&n, versions[v], NULL);
+        http_client_free(n.client);
+        cr_assert_eq(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+        cr_assert_eq(listen(fd, 10), 0);
+        cr_assert_eq(http_server_listen(n.f.server, fd), 0);
+        n.client = http_client_connect(n.f.loop, host, 0, &options, &client_handler, &n);
+        cr_assert_not_null(n.client);
+        start(&n, "POST", "/echo", BYTES_LIT("hello"), 0, &a);
+        wait_closed(&n, &a);
+        cr_expect_eq(a.error, 0);
+        cr_expect(bytes_eq(buf_bytes(&a.body), BYTES_LIT("hello")));
+        buf_fini(&a.body);
+        http_client_free(n.client);
+        unlink(addr.sun_path);
+        n.client = http_client_connect(n.f.loop, host, 0, &options, &client_handler, &n);
+        cr_assert_not_null(n.client); /* it is told as any refused one */
+        while (n.disconnected == 0)
+            loop_run_once(n.f.loop, 100);
+        cr_expect_eq(n.error, -ENOENT);
+        rmdir(dir);
+        net_fini(&n);
+    }
+}
+
+/* ---- is the server still there? ---- */
+
+enum { PREFACE_BYTES = 24, FRAME_BYTES = 9, FRAME_PING = 6, PING_BYTES = 8 };
+
+/* The PINGs among what was received so far, from *at on; at stops before an incomplete frame. */
+static size_t count_pings(const struct buf *got, size_t *at)
+{
+    size_t count = 0;
+
+    while (got->len >= *at + FRAME_BYTES) {
+        const uint8_t *p = got->data + *at;
+        size_t len = FRAME_BYTES + ((size_t)p[0] << 16 | (size_t)p[1] << 8 | p[2]);
+
+        if (got->len < *at + len)
+            break;
+        count += p[3] == FRAME_PING && p[4] == 0;
+        *at += len;
+    }
+    return count;
+}
+
+/* A server that answers the first so many PINGs, and nothing else. */
+static void silent_server(size_t answered, struct net *n, struct answer *a, size_t *ret_pings)
+{
+    static const uint8_t settings[FRAME_BYTES] = {0, 0, 0, 4};
+    static const uint8_t ack[FRAME_BYTES + PING_BYTES] = {0, 0, PING_BYTES, FRAME_PING, 1};
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct http_client_options options = {
+        .version = HTTP_VERSION_2, .keepalive_ms = 5, .keepalive_timeout_ms = 50};
+    CLEANUP(buf_fini) struct buf got = BUF_INIT;
+    socklen_t len = sizeof(addr);
+    int listen_fd = socket(AF_INET, SOCK_STREAM, 0), fd;
+    size_t at = PREFACE_BYTES;
+
+    *ret_pings = 0;
+    if (answered > 0)
+        options.keepalive_timeout_ms = 60000; /* not in a hurry while they are answered */
+    net_init(n, HTTP_VERSION_2, NULL);
+    http_client_free(n->client);
+    cr_assert_eq(bind(listen_fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+    cr_assert_eq(listen(listen_fd, 10), 0);
+    cr_assert_eq(getsockname(listen_fd, (struct sockaddr *)&addr, &len), 0);
+    n->client = http_client_connect(n->f.loop, "127.0.0.1", ntohs(addr.sin_port), &options,
+                                    &client_handler, n);
+    start(n, "GET", "/ok", BYTES_EMPTY, 0, a);
+    fd = accept(listen_fd, NULL, NULL);
+    cr_assert(fd >= 0);
+    cr_assert_eq(send(fd, settings, sizeof(settings), 0), (ssize_t)sizeof(settings));
+    while (n->disconnected == 0 && (answered == 0 || *ret_pings < answered)) {
+        uint8_t part[4096];
+        ssize_t r;
+        size_t pings;
+
+        loop_run_once(n->f.loop, 10);
+        r = recv(fd, part, sizeof(part), MSG_DONTWAIT);
+        if (r > 0)
+            buf_append(&got, part, (size_t)r);
+        pings = got.len > at ? count_pings(&got, &at) : 0;
+        *ret_pings += pings;
+        for (; pings > 0 && answered > 0; pings--)
+            cr_assert_eq(send(fd, ack, sizeof(ack), 0), (ssize_t)sizeof(ack));
+    }
+    close(fd);
+    close(listen_fd);
+}
+
+Test(http_client, silence_ends_the_connection)
+{
+    struct net n;
+    struct answer a;
+    size_t pings;
+
+    silent_server(0, &n, &a, &pings);
+    cr_expect_eq(n.disconnected, 1);
+    cr_expect_eq(n.error, -ETIMEDOUT);
+    cr_expect_leq(pings, 1);
+    net_fini(&n);
+}
+
+Test(http_client, answered_pings_keep_it)
+{
+    struct net n;
+    struct answer a;
+    size_t pings;
+
+    silent_server(3, &n, &a, &pings);
+    cr_expect_geq(pings, 3);
+    cr_expect_eq(n.disconnected, 0);
     net_fini(&n);
 }
 

@@ -329,7 +329,7 @@ Test(settings, rules_over_several)
         {{"--listen-peer-urls=https://127.0.0.1:1"},
          "TLS key/cert (--peer-cert-file, --peer-key-file) must be provided for peer url "
          "https://127.0.0.1:1 with HTTPS scheme"},
-        {{"--listen-client-urls=unix:///x", "--advertise-client-urls=http://a:1"},
+        {{"--listen-peer-urls=unix:///x", "--initial-advertise-peer-urls=http://a:1"},
          "unix:///x: scheme unix is not available in this version"},
         {{"--addr=x"}, "--addr is not available in this version"},
         {{"--discovery=http://d:1/x"}, "--discovery is not available in this version"},
