@@ -86,6 +86,8 @@ static void send_read(struct backend *b, struct backend_call *call)
 {
     struct buf *body = ipc_link_begin(b->stored, PROTO_READ, call->id);
 
+    if (call->kind == PROTO_READ_AUTH_LOGIN || call->kind == PROTO_READ_AUTH_HASH)
+        ipc_link_set_secret(b->stored);
     proto_read_encode(body, &(struct proto_read){
                                 .kind = (enum proto_read_kind)call->kind,
                                 .linearizable = call->linearizable,

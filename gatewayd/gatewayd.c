@@ -12,6 +12,7 @@
 #include "gatewayd/client_tls.h"
 #include "gatewayd/grpc.h"
 #include "gatewayd/http_mux.h"
+#include "gatewayd/json_codec.h"
 #include "gatewayd/v3/contest.h"
 #include "gatewayd/v3/health.h"
 #include "gatewayd/watches.h"
@@ -69,6 +70,7 @@ int gatewayd_init(void *state, struct daemon *d)
     gw->loop = daemon_loop(d);
     gw->conf = daemon_conf(d);
     limits = limits_of(gw->conf);
+    json_codec_init();
     list_init(&gw->withdrawals);
     list_init(&gw->health_watches);
     gw->stop_on_defragment =

@@ -597,6 +597,8 @@ enum http_body_mode grpc_on_headers(struct grpc_service *s, struct http_req *req
     struct grpc_method *method = find_slot(s, http_req_path(req))->method;
     struct grpc_call *call;
 
+    if (method != NULL && method->secret)
+        http_req_set_secret(req);
     if (method == NULL || method->type != GRPC_BIDI_STREAM ||
         !bytes_eq(http_req_method(req), BYTES_LIT("POST")))
         return HTTP_BODY_BUFFER;

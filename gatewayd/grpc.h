@@ -49,6 +49,7 @@ struct grpc_method {
     const char *service; /* "etcdserverpb.KV" */
     const char *name;    /* "Range" */
     enum grpc_type type;
+    bool secret;         /* its request has a password: see http_req_set_secret */
     bool learner;        /* a learner may answer it; else OUT_NOT_SUPPORTED_FOR_LEARNER.
                             Range decides by itself */
     void (*handler)(struct grpc_call *call); /* NULL: not offered, UNIMPLEMENTED */

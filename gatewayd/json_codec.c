@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <malloc.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -224,6 +225,18 @@ static int read_object(struct reading *r, const json_t *object,
             return e;
     }
     return 0;
+}
+
+static void free_wiped(void *data)
+{
+    if (data != NULL)
+        explicit_bzero(data, malloc_usable_size(data));
+    free(data);
+}
+
+void json_codec_init(void)
+{
+    json_set_alloc_funcs(malloc, free_wiped);
 }
 
 static bool is_space(uint8_t c)

@@ -10,6 +10,9 @@
 #include <protobuf-c/protobuf-c.h>
 #include "lib/util/buf.h"
 
+/* Once, before the first use: the JSON library wipes what it frees, as passwords may be in it. */
+void json_codec_init(void);
+
 /*
  * Reads one JSON object off the front of text and appends the message's wire form. 0 and how much
  * of text it took; -ENODATA: only white space there; -EAGAIN: text ends within the value; -EINVAL

@@ -229,6 +229,8 @@ static void json_closed(struct grpc_call *call)
 {
     struct json_call *j = call->writer_state;
 
+    if (call->method->secret)
+        buf_wipe(&j->request);
     buf_fini(&j->request);
     buf_fini(&j->framed);
     buf_fini(&j->line);
@@ -308,6 +310,8 @@ enum http_body_mode json_gateway_on_headers(struct gatewayd *gw, struct http_req
     struct grpc_method *method = find_method(gw, req, &types);
 
     *body_bytes_max = BODY_BYTES_PER_REQUEST_BYTE * grpc_body_limit(gw);
+    if (method != NULL && method->secret)
+        http_req_set_secret(req);
     if (method == NULL || method->type != GRPC_BIDI_STREAM ||
         !bytes_eq(http_req_method(req), BYTES_LIT("POST")) || grpc_auth_name_is_ignored(gw, req))
         return HTTP_BODY_BUFFER;
@@ -341,6 +345,7 @@ void json_gateway_on_request(struct gatewayd *gw, struct http_req *req)
     }
     call = begin(gw, req, method, types);
     j = call->writer_state;
+    buf_reserve(&j->request, http_req_body(req).len); /* strings are no longer in wire form */
     e = json_to_pb(http_req_body(req), types->input, &j->request, &used, &error);
     if (e == -EAGAIN)
         grpc_fail(call, GRPC_INVALID_ARGUMENT, "unexpected EOF");

@@ -253,9 +253,14 @@ static int execute(struct stored_gateway *gw, uint64_t id, const struct proto_re
 }
 
 /* A password is not left in memory that is used for something else next. */
+static bool is_secret(enum proto_read_kind kind)
+{
+    return kind == PROTO_READ_AUTH_LOGIN || kind == PROTO_READ_AUTH_HASH;
+}
+
 static void forget_secret(const struct proto_read *m)
 {
-    if (m->kind == PROTO_READ_AUTH_LOGIN || m->kind == PROTO_READ_AUTH_HASH)
+    if (is_secret(m->kind))
         explicit_bzero((void *)(uintptr_t)m->body.data, m->body.len);
 }
 
@@ -294,6 +299,8 @@ static void read_free(struct stored_read *read)
     kv_hash_free(read->hash);
     stored_export_free(read->export);
     buf_fini(&read->hash_message);
+    if (is_secret(read->kind))
+        explicit_bzero(read->bytes, read->stamp_len + read->body_len);
     free(read);
 }
 

@@ -3,7 +3,7 @@
  * questions are linearizable reads, and stored decides who may.
  *
  * A password goes to stored and nowhere else: stored makes the hash that is then proposed, or says
- * that it was right. What of it was in the request is wiped when the call ends.
+ * that it was right. What of it was in the request is wiped when the call ends (.secret).
  *
  * Logging in: stored checks the password and vouches for the user. With JWT it adds the token; with
  * simple tokens 16 letters are chosen here and proposed, as their hash, under that identity, so
@@ -320,6 +320,11 @@ QUESTION(user_list, PROTO_READ_USER_LIST)
 QUESTION(role_get, PROTO_READ_ROLE_GET)
 QUESTION(role_list, PROTO_READ_ROLE_LIST)
 
+#define WITH_PASSWORD(method, function)                                                            \
+    {                                                                                              \
+        .service = "etcdserverpb.Auth", .name = method, .type = GRPC_UNARY, .handler = function,   \
+        .secret = true                                                                             \
+    }
 #define METHOD(method, function)                                                                   \
     {                                                                                              \
         .service = "etcdserverpb.Auth", .name = method, .type = GRPC_UNARY, .handler = function    \
@@ -329,12 +334,12 @@ struct grpc_method grpc_auth_methods[] = {
     METHOD("AuthEnable", auth_enable),
     METHOD("AuthDisable", auth_disable),
     METHOD("AuthStatus", auth_status),
-    METHOD("Authenticate", authenticate),
-    METHOD("UserAdd", user_add),
+    WITH_PASSWORD("Authenticate", authenticate),
+    WITH_PASSWORD("UserAdd", user_add),
     METHOD("UserGet", user_get),
     METHOD("UserList", user_list),
     METHOD("UserDelete", user_delete),
-    METHOD("UserChangePassword", user_change_password),
+    WITH_PASSWORD("UserChangePassword", user_change_password),
     METHOD("UserGrantRole", user_grant_role),
     METHOD("UserRevokeRole", user_revoke_role),
     METHOD("RoleAdd", role_add),

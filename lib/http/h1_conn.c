@@ -491,13 +491,18 @@ static int h1_next(struct h1 *h1)
 
     conn->in = BUF_INIT;
     conn->read_paused = false;
+    conn->server->read_secret = false;
     r = h1_parse(h1, in.data, in.len, &used);
     assert(conn->in.len == 0);
     if (r == 0 && used < in.len) {
         buf_consume(&in, used);
+        if (conn->server->read_secret)
+            explicit_bzero(in.data + in.len, used);
         conn->in = in;
         conn->read_paused = in.len >= H1_BEHIND_BYTES_MAX;
     } else {
+        if (conn->server->read_secret)
+            buf_wipe(&in);
         buf_fini(&in);
     }
     return r;

@@ -185,6 +185,8 @@ static int conn_detect(struct http_conn *conn, const uint8_t *data, size_t len)
 
         conn->in = BUF_INIT;
         r = conn->proto->input(conn, first.data, first.len);
+        if (conn->server->read_secret)
+            buf_wipe(&first);
         buf_fini(&first);
     }
     return r;
@@ -282,7 +284,10 @@ static void conn_read(struct http_conn *conn)
         }
         server->counters.bytes_in += (uint64_t)n;
         conn->read_ms = loop_now_ms(server->loop);
+        server->read_secret = false;
         r = conn_input(conn, server->read_buf, (size_t)n);
+        if (server->read_secret)
+            explicit_bzero(server->read_buf, (size_t)n);
         if (r < 0) {
             server->counters.protocol_errors++;
             if (conn->lingering)

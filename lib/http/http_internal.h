@@ -168,6 +168,7 @@ struct http_req {
     bool scheme_seen : 1; /* HTTP/2 */
     bool body_complete : 1;
     bool discard : 1; /* the rest of the body is of no interest */
+    bool secret : 1;  /* http_req_set_secret */
     bool answered : 1;
     bool answered_here : 1; /* by this library: what the handler answers later is ignored */
     bool ended : 1;         /* the answer is complete as far as the handler is concerned */
@@ -272,6 +273,7 @@ struct http_server {
     int64_t date_s;
     bool draining;
     uint64_t drain_deadline_ms;
+    bool read_secret;               /* what was just read has some of a secret body */
     uint64_t handshake_turn;        /* loop turn that handshake_ns belongs to */
     uint64_t handshake_ns;          /* spent on handshakes in it */
     void (*drain_done)(void *user);

@@ -46,6 +46,7 @@ struct http_req *http_req_new(struct http_conn *conn, enum http_version version)
     req->mode = HTTP_BODY_BUFFER;
     req->version = version;
     req->seen = req->headers_too_large = req->body_complete = req->discard = false;
+    req->secret = false;
     req->answered = req->answered_here = req->ended = req->head = false;
     req->drain_due = req->deferred = req->chunked = req->rst_sent = false;
     req->chunks = (struct http_chunk_queue){NULL, NULL};
@@ -105,6 +106,8 @@ static void req_free(struct http_req *req)
 static void body_drop(struct http_req *req)
 {
     req->conn->server->counters.buffered_bytes -= req->body.len;
+    if (req->secret)
+        buf_wipe(&req->body);
     buf_clear(&req->body);
     buf_trim(&req->body, HTTP_REQ_BODY_KEEP_BYTES);
 }
@@ -209,6 +212,8 @@ void http_req_on_data(struct http_req *req, const uint8_t *data, size_t len)
     struct http_server *server = req->conn->server;
     uint64_t *buffered = &server->counters.buffered_bytes;
 
+    if (req->secret)
+        server->read_secret = true;
     if (req->discard || req->ended || !req->seen || len == 0)
         return;
     if (req->mode == HTTP_BODY_STREAM) {
@@ -236,7 +241,10 @@ void http_req_on_data(struct http_req *req, const uint8_t *data, size_t len)
             http_req_refuse(req, 503);
         return;
     }
-    buf_append(&req->body, data, len);
+    if (req->secret)
+        buf_append_secret(&req->body, data, len);
+    else
+        buf_append(&req->body, data, len);
     *buffered += len;
 }
 
@@ -321,6 +329,11 @@ struct http_header http_req_header_at(const struct http_req *req, size_t i)
 {
     assert(i < req->field_count);
     return (struct http_header){req->fields[i].name, req->fields[i].value};
+}
+
+void http_req_set_secret(struct http_req *req)
+{
+    req->secret = true;
 }
 
 struct bytes http_req_body(const struct http_req *req)

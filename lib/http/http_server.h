@@ -146,6 +146,8 @@ struct bytes http_req_header(const struct http_req *req, const char *name);
 size_t http_req_header_count(const struct http_req *req);
 struct http_header http_req_header_at(const struct http_req *req, size_t i);
 struct bytes http_req_body(const struct http_req *req);
+/* From on_headers: a password is in the body. No copy is left when the request is gone. */
+void http_req_set_secret(struct http_req *req);
 const char *http_req_peer(const struct http_req *req); /* "127.0.0.1:1234", "[::1]:1234", "unix" */
 uint64_t http_req_conn_id(const struct http_req *req); /* unique in the process's life, from 1 */
 /* Common name of the client's verified certificate; NULL: none, or no TLS. */

@@ -86,6 +86,9 @@ void ipc_link_set_held(struct ipc_link *link, uint64_t bytes);
  */
 struct buf *ipc_link_begin(struct ipc_link *link, uint16_t type, uint64_t id);
 void ipc_link_end(struct ipc_link *link);
+/* Between begin and end, before the secret is appended, which is the last thing to be. The batch
+ * leaves with the frame's end, and nothing of it stays in memory of either side. */
+void ipc_link_set_secret(struct ipc_link *link);
 bool ipc_link_send(struct ipc_link *link, uint16_t type, uint64_t id, struct bytes body);
 
 /* Sends now what is queued instead of at the end of the turn. */

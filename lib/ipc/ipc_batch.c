@@ -7,6 +7,16 @@
 #include <errno.h>
 #include "lib/ipc/ipc.h"
 
+bool ipc_batch_is_secret(struct bytes batch)
+{
+    struct ipc_batch_header h;
+
+    if (batch.len < sizeof(h))
+        return false;
+    memcpy(&h, batch.data, sizeof(h));
+    return (h.flags & IPC_BATCH_SECRET) != 0;
+}
+
 int ipc_batch_check(struct bytes batch, struct ipc_batch_header *ret)
 {
     struct ipc_batch_header h;

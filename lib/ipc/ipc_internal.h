@@ -24,6 +24,7 @@ enum {
 
 enum ipc_batch_flag {
     IPC_BATCH_REPORT = 1, /* tell at once what you have consumed: the sender is closing */
+    IPC_BATCH_SECRET = 2, /* a password is in it: wipe it once it is delivered */
 };
 
 /* On the wire as it is, little-endian. Frames follow without padding. */
@@ -50,6 +51,7 @@ static_assert(sizeof(struct ipc_frame_header) == 16, "wire layout");
 /* Checks a whole batch: header, every frame's bounds, their number, types, no byte left over.
  * 0 or -EBADMSG. */
 int ipc_batch_check(struct bytes batch, struct ipc_batch_header *ret);
+bool ipc_batch_is_secret(struct bytes batch); /* unchecked */
 
 /* Steps through the frames of a checked batch. */
 struct ipc_batch_reader {
@@ -86,6 +88,7 @@ void ipc_wall_wait(struct ipc_wall *w, uint64_t timeout_ms);
 void ipc_wall_msg_free(struct nng_msg *msg);
 /* A message of len bytes and where they go. */
 struct nng_msg *ipc_wall_msg_new(size_t len, uint8_t **ret_data);
+struct nng_msg *ipc_wall_secret_new(size_t len, uint8_t **ret_data);
 int ipc_wall_send(struct ipc_wall *w, struct nng_msg *msg); /* 0: taken; -EAGAIN; other errors */
 int ipc_wall_send_fd(const struct ipc_wall *w); /* readable while a message can be sent */
 

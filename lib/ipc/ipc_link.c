@@ -80,6 +80,7 @@ struct ipc_link {
     uint32_t out_frames;
     size_t frame_start;
     bool in_frame;
+    bool secret; /* `out` has one */
     struct list backlog; /* full batches that nng does not take yet */
     bool blocked;        /* nng takes no message now */
 
@@ -95,6 +96,9 @@ struct ipc_link {
 
 static void out_reset(struct ipc_link *l)
 {
+    if (l->secret)
+        buf_wipe(&l->out);
+    l->secret = false;
     buf_clear(&l->out);
     buf_trim(&l->out, OUT_KEEP_BYTES);
     buf_reserve(&l->out, sizeof(struct ipc_batch_header));
@@ -169,7 +173,8 @@ static struct nng_msg *build_message(struct ipc_link *l)
     struct ipc_batch_header h = {
         .magic = IPC_BATCH_MAGIC,
         .version = IPC_BATCH_VERSION,
-        .flags = l->stopping ? IPC_BATCH_REPORT : 0,
+        .flags = (uint16_t)((l->stopping ? IPC_BATCH_REPORT : 0) |
+                            (l->secret ? IPC_BATCH_SECRET : 0)),
         .epoch = l->own_epoch,
         .echo = l->peer_epoch,
         .consumed = reportable(l),
@@ -180,7 +185,7 @@ static struct nng_msg *build_message(struct ipc_link *l)
     uint8_t *data;
 
     memcpy(l->out.data, &h, sizeof(h));
-    msg = ipc_wall_msg_new(l->out.len, &data);
+    msg = l->secret ? ipc_wall_secret_new(l->out.len, &data) : ipc_wall_msg_new(l->out.len, &data);
     memcpy(data, l->out.data, l->out.len);
     l->stats.batches_sent++;
     l->stats.frames_sent += l->out_frames;
@@ -222,7 +227,7 @@ static void flush(struct ipc_link *l)
     if (l->pipe == 0)
         return;
     if (l->blocked) {
-        if (l->out.len > IPC_BATCH_SPLIT_BYTES)
+        if (l->out.len > IPC_BATCH_SPLIT_BYTES || l->secret)
             push_backlog(l, build_message(l));
         return;
     }
@@ -300,12 +305,18 @@ struct buf *ipc_link_begin(struct ipc_link *l, uint16_t type, uint64_t id)
     return begin_frame(l, type, id);
 }
 
+void ipc_link_set_secret(struct ipc_link *l)
+{
+    assert(l->in_frame);
+    l->secret = true;
+}
+
 void ipc_link_end(struct ipc_link *l)
 {
     l->sent += end_frame(l);
     if (l->sent - l->peer_consumed >= l->credit_bytes)
         l->full = true;
-    if (l->out.len > IPC_BATCH_SPLIT_BYTES)
+    if (l->out.len > IPC_BATCH_SPLIT_BYTES || l->secret)
         flush(l);
 }
 
@@ -482,6 +493,8 @@ static bool receive(struct ipc_link *l)
 
     for (size_t i = 0; i < n; i++) {
         take_message(l, &m[i]);
+        if (ipc_batch_is_secret(m[i].data))
+            explicit_bzero((void *)(uintptr_t)m[i].data.data, m[i].data.len);
         ipc_wall_msg_free(m[i].msg);
     }
     if (n == MESSAGES_PER_TURN)

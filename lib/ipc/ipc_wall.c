@@ -422,6 +422,18 @@ struct nng_msg *ipc_wall_msg_new(size_t len, uint8_t **ret_data)
     return msg;
 }
 
+/* nng frees a message when it has sent it, and nobody wipes it then. One of this size is memory of
+ * its own, which goes back to the kernel. */
+struct nng_msg *ipc_wall_secret_new(size_t len, uint8_t **ret_data)
+{
+    size_t own = len + XMALLOC_MMAP_BYTES;
+    struct nng_msg *msg = ipc_wall_msg_new(own, ret_data);
+
+    nng_msg_chop(msg, own - len);
+    *ret_data = nng_msg_body(msg);
+    return msg;
+}
+
 /* nng before 1.6 loses a message that it is given while it takes the connection down: its transport
  * returns without a word when the operation was closed already. One at most a connection. */
 int ipc_wall_send(struct ipc_wall *w, struct nng_msg *msg)

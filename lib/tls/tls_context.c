@@ -63,6 +63,8 @@ static void set_up_server(struct tls_context *ctx, SSL_CTX *ssl)
         SSL_CTX_set_num_tickets(ssl, 1);
         SSL_CTX_set_timeout(ssl, TICKET_S);
     }
+    if (ctx->http) /* passwords come this way */
+        SSL_CTX_set_options(ssl, SSL_OP_CLEANSE_PLAINTEXT);
     if (ctx->http)
         SSL_CTX_set_alpn_select_cb(ssl, choose_protocol, NULL);
 }

@@ -24,6 +24,27 @@ void buf_grow(struct buf *b, size_t extra)
     b->cap = cap;
 }
 
+void buf_wipe(struct buf *b)
+{
+    if (b->cap > 0)
+        explicit_bzero(b->data, b->cap);
+    b->len = 0;
+}
+
+void buf_append_secret(struct buf *b, const void *data, size_t len)
+{
+    struct buf grown = BUF_INIT;
+
+    if (b->cap - b->len < len) {
+        buf_grow(&grown, b->len + len);
+        buf_append(&grown, b->data, b->len);
+        buf_wipe(b);
+        buf_fini(b);
+        *b = grown;
+    }
+    buf_append(b, data, len);
+}
+
 void buf_trim(struct buf *b, size_t keep)
 {
     assert(b->len == 0);

@@ -25,6 +25,10 @@ void buf_grow(struct buf *b, size_t extra);
 /* Releases memory above `keep` bytes of capacity; the content must be empty. */
 void buf_trim(struct buf *b, size_t keep);
 void buf_appendf(struct buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* Secrets: empties and overwrites all that the buffer held; appends without leaving a copy behind
+ * where it grew. */
+void buf_wipe(struct buf *b);
+void buf_append_secret(struct buf *b, const void *data, size_t len);
 /* Drops the first n bytes by moving the rest down. */
 void buf_consume(struct buf *b, size_t n);
 

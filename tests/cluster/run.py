@@ -27,6 +27,7 @@ def run_one(name):
     import leases  # noqa: F401 (likewise)
     import snapshots  # noqa: F401 (likewise)
     import membership  # noqa: F401 (likewise)
+    import passwords  # noqa: F401 (likewise)
     import tls  # noqa: F401 (likewise)
     try:
         print(tests.TESTS[name](harness.Target.from_environment()))
@@ -103,6 +104,7 @@ def main():
     import leases  # noqa: F401 (likewise)
     import snapshots  # noqa: F401 (likewise)
     import membership  # noqa: F401 (likewise)
+    import passwords  # noqa: F401 (likewise)
     import tls  # noqa: F401 (likewise)
     harness.Target.from_environment()
     if test_checker.main() != 0:

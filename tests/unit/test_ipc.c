@@ -141,17 +141,29 @@ static void start(struct end *e, struct loop *loop, bool listen, const char *hel
             loop_run_once((loop), 100);                                                            \
     } while (0)
 
-static void send_data(struct end *e, uint64_t id, size_t len)
+static void queue(struct end *e, uint64_t id, size_t len, bool secret)
 {
     struct buf *b = ipc_link_begin(e->link, TYPE_DATA, id);
     uint8_t *p;
 
     cr_assert_not_null(b);
+    if (secret)
+        ipc_link_set_secret(e->link);
     p = buf_reserve(b, len);
     for (size_t i = 0; i < len; i++)
         p[i] = (uint8_t)(i + id);
     b->len += len;
     ipc_link_end(e->link);
+}
+
+static void send_data(struct end *e, uint64_t id, size_t len)
+{
+    queue(e, id, len, false);
+}
+
+static void send_secret(struct end *e, uint64_t id, size_t len)
+{
+    queue(e, id, len, true);
 }
 
 static struct ipc_link_stats stats(const struct end *e)
@@ -333,6 +345,32 @@ static const struct {
     {"ipc:///nonexistent/dir/link", true, -ENOENT},
     {NULL, true, -EADDRINUSE},
 };
+
+/* Each leaves at once, in order with what was queued before, also while nng takes nothing. */
+Test(ipc, secrets_keep_their_place)
+{
+    struct loop *loop = loop_new();
+    struct end a = {0}, b = {0};
+    uint64_t id = 0;
+
+    start(&a, loop, true, "listener", 0);
+    start(&b, loop, false, "dialer", 0);
+    WAIT_FOR(loop, a.ups == 1 && b.ups == 1);
+    for (size_t i = 0; i < 100; i++) {
+        static const size_t lens[] = {0, 1, 100, 5000, 300000};
+
+        send_data(&b, id++, i);
+        send_secret(&b, id++, lens[i % ARRAY_LEN(lens)]);
+    }
+    send_data(&b, id++, 10);
+    WAIT_FOR(loop, a.frames == id);
+    cr_assert_eq(stats(&b).malformed + stats(&a).malformed, 0);
+    cr_assert_geq(stats(&b).batches_sent, 100);
+    cr_assert_eq(b.downs, 0);
+    ipc_link_stop(a.link, 0);
+    ipc_link_stop(b.link, 0);
+    loop_free(loop);
+}
 
 Test(ipc, start_errors)
 {

@@ -78,6 +78,26 @@ Test(buf, grows_and_consumes)
     cr_assert_null(b.data);
 }
 
+Test(buf, secrets_are_wiped)
+{
+    struct buf b = BUF_INIT;
+
+    buf_wipe(&b);
+    cr_assert_eq(b.len, 0);
+    buf_append_secret(&b, "", 0);
+    for (int i = 0; i < 100; i++)
+        buf_append_secret(&b, "password", 8);
+    cr_assert_eq(b.len, 800);
+    for (int i = 0; i < 100; i++)
+        cr_assert_eq(memcmp(b.data + 8 * i, "password", 8), 0);
+    buf_consume(&b, 700); /* leaves what it moved: the wipe is of all */
+    buf_wipe(&b);
+    cr_assert_eq(b.len, 0);
+    for (size_t i = 0; i < 800; i++)
+        cr_assert_eq(b.data[i], 0);
+    buf_fini(&b);
+}
+
 Test(list, order_and_removal)
 {
     struct list head, a, b, c;
