@@ -164,7 +164,7 @@ static void walk(struct kv *kv, size_t max_keys)
     for (; (e = kv_index_iter_get(&it)) != NULL && looked < max_keys; kv_index_iter_next(&it)) {
         /* a key with a long history counts for what it drops */
         looked += 1 + (e->history != NULL ? e->history->count / 16 : 0);
-        if (kv_entry_compact(&kv->index, e, c->target, drop_record, c))
+        if (kv_index_compact_entry(&kv->index, e, c->target, drop_record, c))
             gone[gone_count++] = e;
     }
     if (e != NULL) {

@@ -157,7 +157,7 @@ static void compact(struct world *w, int64_t to)
     }
     kv_index_first(&w->ix, &it);
     for (; (e = kv_index_iter_get(&it)) != NULL; kv_index_iter_next(&it))
-        if (kv_entry_compact(&w->ix, e, to, on_dropped, w))
+        if (kv_index_compact_entry(&w->ix, e, to, on_dropped, w))
             gone[gone_count++] = e;
     for (size_t i = 0; i < gone_count; i++)
         kv_index_remove(&w->ix, gone[i]);
