@@ -17,6 +17,7 @@
 #include "lib/loop/loop.h"
 #include "lib/proto/outcome.h"
 #include "lib/util/utf8.h"
+#include "lib/util/shared_bytes.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/wire.h"
 
@@ -204,6 +205,12 @@ static void wire_data(struct grpc_call *call, const struct bytes *pieces, size_t
     http_respond_data(call->req, pieces, piece_count);
 }
 
+static void wire_data_shared(struct grpc_call *call, struct shared_bytes *shared, size_t off,
+                             size_t len)
+{
+    http_respond_shared(call->req, shared, off, len);
+}
+
 static void wire_end(struct grpc_call *call, enum grpc_code code, const char *text)
 {
     CLEANUP(buf_fini) struct buf message = BUF_INIT;
@@ -229,6 +236,7 @@ static const struct grpc_writer wire_writer = {
     .reply = wire_reply,
     .begin = wire_begin,
     .data = wire_data,
+    .data_shared = wire_data_shared,
     .end = wire_end,
 };
 
@@ -273,6 +281,19 @@ void grpc_stream_write(struct grpc_call *call, struct bytes framed, size_t messa
     call->method->stats.messages_sent += message_count;
     call->gw->grpc->bytes_sent += framed.len - message_count * MESSAGE_PREFIX_BYTES;
     call->writer->data(call, &framed, 1);
+}
+
+void grpc_stream_write_shared(struct grpc_call *call, struct shared_bytes *shared, size_t off,
+                              size_t len)
+{
+    const struct bytes piece = bytes_of(shared->data + off, len);
+
+    assert(!call->ended && call->streaming);
+    call->gw->grpc->bytes_sent += len;
+    if (call->writer->data_shared != NULL)
+        call->writer->data_shared(call, shared, off, len);
+    else
+        call->writer->data(call, &piece, 1);
 }
 
 void grpc_stream_send(struct grpc_call *call, struct bytes message)

@@ -34,6 +34,7 @@ struct gatewayd;
 struct grpc_call;
 struct grpc_service;
 struct loop_timer;
+struct shared_bytes;
 
 enum grpc_type { GRPC_UNARY, GRPC_SERVER_STREAM, GRPC_BIDI_STREAM };
 
@@ -72,6 +73,9 @@ struct grpc_writer {
     void (*reply)(struct grpc_call *call, struct bytes message); /* the whole of a unary answer */
     void (*begin)(struct grpc_call *call);                       /* an answer in pieces follows */
     void (*data)(struct grpc_call *call, const struct bytes *pieces, size_t piece_count);
+    /* The same of a part of shared bytes, without a copy; NULL: `data` does it. */
+    void (*data_shared)(struct grpc_call *call, struct shared_bytes *shared, size_t off,
+                        size_t len);
     /* The end, with or without a begin. After a message that was cut, code is not GRPC_OK. */
     void (*end)(struct grpc_call *call, enum grpc_code code, const char *text);
     void (*closed)(struct grpc_call *call); /* the call dies; may be NULL */
@@ -163,6 +167,9 @@ enum { GRPC_PREFIX_BYTES = 5 };
 void grpc_put_prefix(uint8_t prefix[GRPC_PREFIX_BYTES], size_t message_len);
 void grpc_stream_send(struct grpc_call *call, struct bytes message);
 void grpc_stream_write(struct grpc_call *call, struct bytes framed, size_t message_count);
+/* Goes on with a message that grpc_stream_write has begun: a part of shared bytes. */
+void grpc_stream_write_shared(struct grpc_call *call, struct shared_bytes *shared, size_t off,
+                              size_t len);
 /* What was sent and has not left yet. */
 size_t grpc_stream_queued(const struct grpc_call *call);
 void grpc_stream_end(struct grpc_call *call, enum grpc_code code, const char *text);

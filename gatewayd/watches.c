@@ -1,6 +1,9 @@
 /*
  * See watches.h. A watcher's number is its slot in one array, so an event finds its watcher with
  * one lookup; numbers are used again when stored has confirmed the end (lib/proto/watch.h).
+ *
+ * A large revision is kept once, however many watchers it goes to: what stored sends for each of
+ * them is compared with what is there already (gatewayd/large_events.h).
  */
 #include "gatewayd/watches.h"
 
@@ -9,11 +12,13 @@
 #include <string.h>
 
 #include "gatewayd/gatewayd.h"
+#include "gatewayd/large_events.h"
 #include "lib/log/log.h"
 #include "lib/loop/loop.h"
 #include "lib/proto/outcome.h"
 #include "lib/proto/watch.h"
 #include "lib/util/macros.h"
+#include "lib/util/shared_bytes.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 
@@ -21,6 +26,7 @@ enum {
     WATCHERS_MAX = 1 << 20,
     NUMBERS_MIN = 64,
     KEEP_BYTES = 1 << 20, /* of buffers, between messages */
+    SHARE_BYTES = 64 << 10, /* events of one response that are not copied for each watcher */
 };
 
 /* Numbers in use and free ones. */
@@ -58,6 +64,7 @@ struct watches {
     } * table;
     size_t table_cap;
     struct buf joined;
+    struct large_events *large;
 };
 
 /* ---- numbers ---- */
@@ -116,10 +123,7 @@ static void set_behind(struct watcher *w, bool behind)
 
 static void drop_partial(struct watcher *w)
 {
-    if (w->partial == NULL)
-        return;
-    buf_fini(w->partial);
-    free(w->partial);
+    large_place_free(w->partial);
     w->partial = NULL;
 }
 
@@ -373,6 +377,27 @@ static void deliver(struct watcher *w, int64_t revision, struct bytes events)
     s->ops->events(s->user, w, revision, events);
 }
 
+static void deliver_blocks(struct watcher *w, int64_t revision, struct shared_bytes *const *blocks,
+                           size_t count)
+{
+    struct watches_stream *s = w->stream;
+    struct buf *joined = &s->ws->joined;
+
+    if (w->state != WATCHER_OPEN || s->ops == NULL || count == 0)
+        return;
+    w->quiet = false;
+    if (s->ops->large != NULL) {
+        s->ops->large(s->user, w, revision, blocks, count);
+        return;
+    }
+    buf_clear(joined);
+    for (size_t i = 0; i < count; i++)
+        buf_append_bytes(joined, shared_bytes_get(blocks[i]));
+    s->ops->events(s->user, w, revision, buf_bytes(joined));
+    buf_clear(joined);
+    buf_trim(joined, KEEP_BYTES);
+}
+
 /* The events of a group, one behind the other. */
 static struct bytes join_hits(struct watches *ws, const struct proto_watch_ids *hits)
 {
@@ -388,8 +413,11 @@ static void deliver_group(struct watches *ws, const struct proto_watch_group *gr
 {
     struct bytes events = join_hits(ws, &group->hits);
     int64_t revision = ws->table[proto_watch_id(&group->hits, group->hits.count - 1)].revision;
+    struct shared_bytes *shared = NULL;
 
     ws->revision = MAX(ws->revision, revision);
+    if (events.len >= SHARE_BYTES && group->ids.count > 1)
+        shared = shared_bytes_new(events);
     for (uint32_t i = 0; i < group->ids.count; i++) {
         struct watcher *w = number_find(&ws->watchers, proto_watch_id(&group->ids, i));
 
@@ -399,8 +427,12 @@ static void deliver_group(struct watches *ws, const struct proto_watch_group *gr
         w->next = revision + 1;
         touch(w->stream);
         ws->events_total += group->hits.count;
-        deliver(w, revision, events);
+        if (shared != NULL)
+            deliver_blocks(w, revision, &shared, 1);
+        else
+            deliver(w, revision, events);
     }
+    shared_bytes_unref(shared);
 }
 
 static int on_events(struct watches *ws, struct bytes body)
@@ -436,7 +468,9 @@ static void take_history(struct watcher *w, const struct proto_watch_history *h)
 {
     struct watches *ws = w->stream->ws;
     struct pb_reader r = pb_reader(h->events);
+    struct shared_bytes *const *blocks;
     struct pb_field f;
+    size_t count;
 
     w->stream->received_units += proto_watch_units(h->events.len);
     touch(w->stream);
@@ -445,9 +479,11 @@ static void take_history(struct watcher *w, const struct proto_watch_history *h)
             ws->events_total++;
     }
     if (h->more) {
+        if (w->state != WATCHER_OPEN)
+            return; /* it gets no events any more */
         if (w->partial == NULL)
-            w->partial = xcalloc(1, sizeof(*w->partial));
-        buf_append_bytes(w->partial, h->events);
+            w->partial = large_place_new(ws->large, h->next);
+        large_place_add(w->partial, h->events);
         return;
     }
     w->next = MAX(w->next, h->next);
@@ -456,8 +492,9 @@ static void take_history(struct watcher *w, const struct proto_watch_history *h)
         deliver(w, h->revision, h->events);
         return;
     }
-    buf_append_bytes(w->partial, h->events);
-    deliver(w, h->revision, buf_bytes(w->partial));
+    large_place_add(w->partial, h->events);
+    blocks = large_place_blocks(w->partial, &count);
+    deliver_blocks(w, h->revision, blocks, count);
     drop_partial(w);
 }
 
@@ -640,6 +677,7 @@ struct watches *watches_new(struct loop *loop, struct backend **backend)
 
     ws->backend = backend;
     list_init(&ws->touched);
+    ws->large = large_events_new(loop);
     ws->flush_hook = loop_hook_new(loop, "watches", LOOP_PHASE_WORK, on_flush, ws);
     return ws;
 }
@@ -655,6 +693,7 @@ void watches_free(struct watches *ws)
         if (s != NULL)
             stream_free(s);
     }
+    large_events_free(ws->large);
     loop_hook_free(ws->flush_hook);
     numbers_fini(&ws->watchers);
     numbers_fini(&ws->streams);

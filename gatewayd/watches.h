@@ -22,7 +22,9 @@
 #include "lib/util/bytes.h"
 #include "lib/util/list.h"
 
+struct large_place;
 struct loop;
+struct shared_bytes;
 struct watches;
 struct watches_stream;
 
@@ -57,7 +59,7 @@ struct watcher {
     int64_t next;           /* nothing below it is wanted again */
     struct watches_stream *stream;
     struct list node;    /* in stream.watchers */
-    struct buf *partial; /* the beginning of a large revision; mostly NULL */
+    struct large_place *partial; /* the beginning of a large revision; mostly NULL */
     uint8_t bytes[];     /* key, range_end, identity */
 };
 
@@ -67,6 +69,10 @@ struct watches_ops {
     void (*created)(void *user, struct watcher *w, int outcome, int64_t revision);
     /* Events (WatchResponse fields) up to `revision`. */
     void (*events)(void *user, struct watcher *w, int64_t revision, struct bytes events);
+    /* The same when it is much: what follows each other are blocks of whole events, which others may
+     * be given too. NULL: `events` gets all of it. */
+    void (*large)(void *user, struct watcher *w, int64_t revision,
+                  struct shared_bytes *const *blocks, size_t count);
     /* The watcher ends; it goes when this returns. OUT_OK: as asked. next: everything before it
      * was sent. */
     void (*canceled)(void *user, struct watcher *w, int outcome, int64_t revision,

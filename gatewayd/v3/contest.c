@@ -139,8 +139,13 @@ static void on_flush(void *user)
     watches_stream_consumed(c->stream, 0);
 }
 
-static const struct watches_ops watch_ops = {on_created, on_events, on_canceled, on_progress,
-                                             on_flush};
+static const struct watches_ops watch_ops = {
+    .created = on_created,
+    .events = on_events,
+    .canceled = on_canceled,
+    .progress = on_progress,
+    .flush = on_flush,
+};
 
 static void watch_lost(struct contest *c, int outcome)
 {

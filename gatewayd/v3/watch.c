@@ -17,7 +17,7 @@
 #include "lib/loop/loop.h"
 #include "lib/proto/outcome.h"
 #include "lib/proto/watch.h"
-#include "lib/util/prng.h"
+#include "lib/util/shared_bytes.h"
 #include "lib/util/xmalloc.h"
 #include "lib/wire/pb.h"
 
@@ -107,14 +107,13 @@ static size_t put_header(const struct watch_call *wc, int64_t revision, struct b
     return out->len;
 }
 
-static void respond(struct watch_call *wc, const struct response *r)
+/* All of a response but its events, so many bytes of which follow. */
+static void put_response(struct watch_call *wc, const struct response *r, size_t events_len)
 {
-    size_t need = RESPONSE_BYTES_MAX + r->events.len, at;
     struct buf *out = &wc->out;
+    size_t need = RESPONSE_BYTES_MAX, at;
 
-    if (wc->call->ended)
-        return;
-    buf_reserve(out, out->data == NULL ? MAX(OUT_FIRST_BYTES, need) : need);
+    buf_reserve(out, out->data == NULL ? (size_t)OUT_FIRST_BYTES : need);
     out->len += GRPC_PREFIX_BYTES;
     at = out->len;
     put_header(wc, r->revision, out);
@@ -125,9 +124,24 @@ static void respond(struct watch_call *wc, const struct response *r)
     if (r->cancel_reason != NULL)
         pb_put_bytes(out, RESPONSE_CANCEL_REASON, bytes_str(r->cancel_reason));
     pb_put_bool(out, RESPONSE_FRAGMENT, r->fragment);
-    buf_append_bytes(out, r->events);
-    grpc_put_prefix(out->data + at - GRPC_PREFIX_BYTES, out->len - at);
+    grpc_put_prefix(out->data + at - GRPC_PREFIX_BYTES, out->len - at + events_len);
     wc->out_count++;
+}
+
+static void respond(struct watch_call *wc, const struct response *r)
+{
+    if (wc->call->ended)
+        return;
+    put_response(wc, r, r->events.len);
+    buf_append_bytes(&wc->out, r->events);
+}
+
+static void write_out(struct watch_call *wc)
+{
+    if (wc->out_count > 0 && !wc->call->ended)
+        grpc_stream_write(wc->call, buf_bytes(&wc->out), wc->out_count);
+    buf_clear(&wc->out);
+    wc->out_count = 0;
 }
 
 /* As many events as fit each, at least one (etcd v3rpc/watch.go sendFragments). */
@@ -151,15 +165,61 @@ static void respond_in_fragments(struct watch_call *wc, struct response r, size_
     respond(wc, &r);
 }
 
+/* Between two events of blocks that follow each other. */
+struct place {
+    size_t block, off; /* behind `off` bytes of it */
+    size_t at;         /* in all of them */
+};
+
+static void respond_shared(struct watch_call *wc, const struct response *r,
+                           struct shared_bytes *const *blocks, struct place from, struct place to)
+{
+    if (wc->call->ended)
+        return;
+    put_response(wc, r, to.at - from.at);
+    write_out(wc);
+    for (size_t i = from.block; i <= to.block; i++) {
+        size_t off = i == from.block ? from.off : 0;
+        size_t end = i == to.block ? to.off : blocks[i]->len;
+
+        if (!wc->call->ended)
+            grpc_stream_write_shared(wc->call, blocks[i], off, end - off);
+    }
+}
+
+/* As respond_in_fragments does. */
+static void respond_shared_in_fragments(struct watch_call *wc, struct response r,
+                                        struct shared_bytes *const *blocks, size_t count,
+                                        size_t max_bytes)
+{
+    struct place start = {0}, last = {0};
+    size_t before = 0; /* bytes of earlier blocks */
+    struct pb_field f;
+
+    for (size_t i = 0; i < count; before += blocks[i++]->len) {
+        struct pb_reader reader = pb_reader(shared_bytes_get(blocks[i]));
+
+        while (pb_next(&reader, &f)) {
+            size_t off = (size_t)(reader.pos - blocks[i]->data);
+
+            if (last.at != start.at && before + off - start.at >= max_bytes) {
+                r.fragment = true;
+                respond_shared(wc, &r, blocks, start, last);
+                start = last;
+            }
+            last = (struct place){i, off, before + off};
+        }
+    }
+    r.fragment = false;
+    respond_shared(wc, &r, blocks, start, last);
+}
+
 static void flush(void *user)
 {
     struct watch_call *wc = user;
 
-    if (wc->out_count > 0 && !wc->call->ended)
-        grpc_stream_write(wc->call, buf_bytes(&wc->out), wc->out_count);
-    buf_clear(&wc->out);
+    write_out(wc);
     buf_trim(&wc->out, 0); /* most streams are quiet most of the time */
-    wc->out_count = 0;
     if (!wc->call->ended)
         watches_stream_consumed(wc->stream, grpc_stream_queued(wc->call));
 }
@@ -244,6 +304,24 @@ static void on_events(void *user, struct watcher *w, int64_t revision, struct by
         respond(wc, &r);
 }
 
+static void on_large(void *user, struct watcher *w, int64_t revision,
+                     struct shared_bytes *const *blocks, size_t count)
+{
+    struct watch_call *wc = user;
+    const struct response r = {.revision = revision, .watch_id = w->watch_id};
+    size_t max = wc->call->gw->conf->max_request_bytes + FRAGMENT_OVERHEAD_BYTES, all = 0;
+
+    if (wc->call->ended)
+        return;
+    for (size_t i = 0; i < count; i++)
+        all += blocks[i]->len;
+    if (w->fragment && all >= max)
+        respond_shared_in_fragments(wc, r, blocks, count, max);
+    else
+        respond_shared(wc, &r, blocks, (struct place){0},
+                       (struct place){count - 1, blocks[count - 1]->len, all});
+}
+
 static void on_canceled(void *user, struct watcher *w, int outcome, int64_t revision,
                         int64_t compact_revision, int64_t next)
 {
@@ -295,7 +373,14 @@ static void on_progress(void *user, struct watcher *w, int64_t revision)
                                    .watch_id = w != NULL ? w->watch_id : NO_WATCH_ID});
 }
 
-static const struct watches_ops ops = {on_created, on_events, on_canceled, on_progress, flush};
+static const struct watches_ops ops = {
+    .created = on_created,
+    .events = on_events,
+    .large = on_large,
+    .canceled = on_canceled,
+    .progress = on_progress,
+    .flush = flush,
+};
 
 /* ---- progress, every so often ---- */
 

@@ -608,6 +608,15 @@ static void h2_data(struct http_req *req, const struct bytes *pieces, size_t cou
     h2_resume(req);
 }
 
+static void h2_data_shared(struct http_req *req, struct shared_bytes *shared, size_t off,
+                           size_t len)
+{
+    http_chunk_push(&req->chunks, http_chunk_new_shared(shared, off, len));
+    req->queued += len;
+    req->conn->queued += len;
+    h2_resume(req);
+}
+
 static void h2_end(struct http_req *req, const struct http_header *trailers, size_t count)
 {
     if (count != 0) {
@@ -787,6 +796,7 @@ const struct http_proto h2_proto = {
     .respond = h2_respond,
     .begin = h2_begin,
     .data = h2_data,
+    .data_shared = h2_data_shared,
     .end = h2_end,
     .reset = h2_reset,
     .proceed = h2_proceed,

@@ -22,6 +22,7 @@
 #include "lib/util/list.h"
 
 struct http_conn;
+struct shared_bytes;
 
 /* Frames and names */
 #define HTTP_PREFACE     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -120,6 +121,7 @@ struct http_chunk {
     size_t len;
     size_t off;
     bool heap; /* freed on its own; else in a request's arena */
+    struct shared_bytes *shared; /* where data is, when it is not behind this; one reference */
 };
 
 struct http_chunk_queue {
@@ -130,6 +132,8 @@ void http_chunk_push(struct http_chunk_queue *q, struct http_chunk *c);
 struct http_chunk *http_chunk_pop(struct http_chunk_queue *q);
 void http_chunk_queue_free(struct http_chunk_queue *q);
 struct http_chunk *http_chunk_new(const struct bytes *pieces, size_t count, size_t len);
+/* Of a part of the shared bytes; takes a reference of its own. */
+struct http_chunk *http_chunk_new_shared(struct shared_bytes *shared, size_t off, size_t len);
 size_t http_pieces_len(const struct bytes *pieces, size_t count);
 void http_pieces_copy(uint8_t *to, const struct bytes *pieces, size_t count);
 
@@ -205,6 +209,8 @@ struct http_proto {
     void (*begin)(struct http_req *req, int status, const struct http_header *headers,
                   size_t header_count);
     void (*data)(struct http_req *req, const struct bytes *pieces, size_t count, size_t len);
+    /* The same without a copy; NULL: there is only the copy. */
+    void (*data_shared)(struct http_req *req, struct shared_bytes *shared, size_t off, size_t len);
     void (*end)(struct http_req *req, const struct http_header *trailers, size_t count);
     void (*reset)(struct http_req *req, enum http_reset code);
     void (*proceed)(struct http_req *req); /* 100 Continue */

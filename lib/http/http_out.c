@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include "lib/util/shared_bytes.h"
 #include "lib/util/xmalloc.h"
 
 void http_scratch_clear(struct http_scratch *s)
@@ -160,8 +161,10 @@ void http_chunk_queue_free(struct http_chunk_queue *q)
     struct http_chunk *c;
 
     while ((c = http_chunk_pop(q)) != NULL)
-        if (c->heap)
+        if (c->heap) {
+            shared_bytes_unref(c->shared);
             free(c);
+        }
 }
 
 struct http_chunk *http_chunk_new(const struct bytes *pieces, size_t count, size_t len)
@@ -170,5 +173,17 @@ struct http_chunk *http_chunk_new(const struct bytes *pieces, size_t count, size
 
     *c = (struct http_chunk){.data = (uint8_t *)(c + 1), .len = len, .heap = true};
     http_pieces_copy(c->data, pieces, count);
+    return c;
+}
+
+struct http_chunk *http_chunk_new_shared(struct shared_bytes *shared, size_t off, size_t len)
+{
+    struct http_chunk *c = xmalloc(sizeof(*c));
+
+    assert(off <= shared->len && len <= shared->len - off);
+    *c = (struct http_chunk){.data = shared->data + off,
+                             .len = len,
+                             .heap = true,
+                             .shared = shared_bytes_ref(shared)};
     return c;
 }

@@ -11,6 +11,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include "lib/util/shared_bytes.h"
 #include "lib/util/xmalloc.h"
 
 struct http_req *http_req_new(struct http_conn *conn, enum http_version version)
@@ -493,6 +494,21 @@ void http_respond_data(struct http_req *req, const struct bytes *pieces, size_t 
     req->drain_due = true;
     if (!req->head)
         req->conn->proto->data(req, pieces, piece_count, len);
+    http_conn_dirty(req->conn);
+}
+
+void http_respond_shared(struct http_req *req, struct shared_bytes *shared, size_t off, size_t len)
+{
+    const struct bytes piece = bytes_of(shared->data + off, len);
+
+    if (req->conn->proto->data_shared == NULL || req->head) {
+        http_respond_data(req, &piece, 1);
+        return;
+    }
+    if (!answer_goes_on(req) || len == 0)
+        return;
+    req->drain_due = true;
+    req->conn->proto->data_shared(req, shared, off, len);
     http_conn_dirty(req->conn);
 }
 

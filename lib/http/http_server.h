@@ -29,6 +29,7 @@
 struct loop;
 struct http_server;
 struct http_req;
+struct shared_bytes;
 struct tls_context;
 
 enum http_body_mode {
@@ -183,6 +184,8 @@ void http_respond_text(struct http_req *req, int status, const char *content_typ
 void http_respond_begin(struct http_req *req, int status, const struct http_header *headers,
                         size_t header_count);
 void http_respond_data(struct http_req *req, const struct bytes *pieces, size_t piece_count);
+/* A part of shared bytes; kept by reference as long as they wait. */
+void http_respond_shared(struct http_req *req, struct shared_bytes *shared, size_t off, size_t len);
 void http_respond_end(struct http_req *req, const struct http_header *trailers,
                       size_t trailer_count);
 /* Bytes given to http_respond_data that wait for the client's window or socket. */

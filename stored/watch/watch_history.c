@@ -68,6 +68,10 @@ static enum more take(struct slice *s, const struct kv_event *e, int *ret_result
     struct watch_hub *hub = s->hub;
 
     if (e->main != s->main) {
+        /* what is left of a revision that was sent in parts goes alone: all who get it get the
+         * same bytes, and gatewayd keeps them once */
+        if (s->main != 0 && s->c->next_sub > 0 && s->main == s->c->next)
+            return stop_before(s, e);
         s->earlier = s->main != 0;
         if (s->earlier && (hub->slice.len >= s->limit || s->records >= SLICE_RECORDS))
             return stop_before(s, e);

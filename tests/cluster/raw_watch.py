@@ -37,8 +37,9 @@ class RawWatch:
     def __init__(self, member, window, timeout_s=60, **kw):
         self.socket = socket.create_connection(("127.0.0.1", member.client_port), timeout_s)
         self.rest = b""      # of a frame
-        self.message = b""   # of a gRPC message
-        self.responses = []  # read and not asked for
+        self.message = bytearray()  # of a gRPC message
+        self.wanted = 5             # so much of it before it is worth a look
+        self.messages = []   # read and not asked for
         self._send(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, window))
                    + frame(HEADERS, END_HEADERS, STREAM, HEADER_BLOCK))
         self.create(**kw)
@@ -71,15 +72,22 @@ class RawWatch:
 
     def _take(self, data):
         self.message += data
+        if len(self.message) < self.wanted:
+            return
         while len(self.message) >= 5:
             size = int.from_bytes(self.message[1:5], "big")
-            if len(self.message) < 5 + size:
-                break
-            self.responses.append(Response(self.message[5:5 + size]))
-            self.message = self.message[5 + size:]
+            self.wanted = 5 + size
+            if len(self.message) < self.wanted:
+                return
+            self.messages.append(bytes(self.message[5:5 + size]))
+            del self.message[:5 + size]
+        self.wanted = 5
 
     def next(self):
-        while not self.responses:
+        return Response(self.next_bytes())
+
+    def next_bytes(self):
+        while not self.messages:
             kind, flags, stream, payload = self._frame()
             if kind == SETTINGS and not flags & ACK:
                 self._send(frame(SETTINGS, ACK, 0, b""))
@@ -89,7 +97,7 @@ class RawWatch:
                 raise Failure(f"frame {kind}: {payload!r}")
             elif kind == DATA and stream == STREAM:
                 self._take(payload)
-        return self.responses.pop(0)
+        return self.messages.pop(0)
 
     def close(self):
         self.socket.close()

@@ -106,7 +106,13 @@ static void on_flush(void *user)
     told.flushed++;
 }
 
-static const struct watches_ops ops = {on_created, on_events, on_canceled, on_progress, on_flush};
+static const struct watches_ops ops = {
+    .created = on_created,
+    .events = on_events,
+    .canceled = on_canceled,
+    .progress = on_progress,
+    .flush = on_flush,
+};
 
 /* ---- stored ---- */
 
