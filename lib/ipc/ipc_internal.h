@@ -90,6 +90,9 @@ void ipc_wall_msg_free(struct nng_msg *msg);
 struct nng_msg *ipc_wall_msg_new(size_t len, uint8_t **ret_data);
 struct nng_msg *ipc_wall_secret_new(size_t len, uint8_t **ret_data);
 int ipc_wall_send(struct ipc_wall *w, struct nng_msg *msg); /* 0: taken; -EAGAIN; other errors */
+/* Messages made or received, and neither freed nor sent, in the whole process: for tests, as leaks
+ * of what nng allocates are not looked for (tests/lsan.supp). Any thread. */
+size_t ipc_wall_messages_held(void);
 int ipc_wall_send_fd(const struct ipc_wall *w); /* readable while a message can be sent */
 
 /* Connections, by id. pair0 has one at a time, but news of an end and of the next start may come in

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +21,6 @@
 #include <nng/nng.h>
 #include <nng/protocol/pair0/pair.h>
 #include "lib/ipc/ipc.h"
-#include "lib/util/leak_check.h"
 #include "lib/util/xmalloc.h"
 
 enum {
@@ -58,11 +58,13 @@ struct ipc_wall {
     size_t queue_head, queue_count;
     bool recv_posted; /* false: the queue was full */
     bool pipe_news;
-    bool closing;                 /* no call of on_news any more */
+    bool closing;                 /* no call of on_news any more, nothing in the queue */
     bool closed;                  /* nng has let go of it */
     struct pipe pipes[PIPES_MAX]; /* in order of appearance */
     size_t pipe_count;
 };
+
+static atomic_size_t messages_held;
 
 static int errno_of(int nng_error)
 {
@@ -151,7 +153,13 @@ static void received(void *user)
     m.msg = nng_aio_get_msg(w->recv_aio);
     m.data = bytes_of(nng_msg_body(m.msg), nng_msg_len(m.msg));
     m.pipe = (uint32_t)nng_pipe_id(nng_msg_get_pipe(m.msg));
+    atomic_fetch_add_explicit(&messages_held, 1, memory_order_relaxed);
     pthread_mutex_lock(&w->lock);
+    if (w->closing) {
+        pthread_mutex_unlock(&w->lock);
+        ipc_wall_msg_free(m.msg);
+        return;
+    }
     assert(w->queue_count < IPC_WALL_QUEUE);
     w->queue[(w->queue_head + w->queue_count) % IPC_WALL_QUEUE] = m;
     w->queue_count++;
@@ -243,10 +251,6 @@ static void unref(struct ipc_wall *w)
     pthread_mutex_unlock(&w->lock);
     if (!last)
         return;
-    for (; w->queue_count > 0; w->queue_count--) {
-        nng_msg_free(w->queue[w->queue_head].msg);
-        w->queue_head = (w->queue_head + 1) % IPC_WALL_QUEUE;
-    }
     pthread_cond_destroy(&w->news);
     pthread_mutex_destroy(&w->lock);
     free(w);
@@ -360,6 +364,10 @@ void ipc_wall_close(struct ipc_wall *w)
         return;
     pthread_mutex_lock(&w->lock);
     w->closing = true;
+    for (; w->queue_count > 0; w->queue_count--) {
+        ipc_wall_msg_free(w->queue[w->queue_head].msg);
+        w->queue_head = (w->queue_head + 1) % IPC_WALL_QUEUE;
+    }
     pthread_mutex_unlock(&w->lock);
     if (!run_apart(w, close_apart))
         close_socket(w);
@@ -409,7 +417,13 @@ void ipc_wall_wait(struct ipc_wall *w, uint64_t timeout_ms)
 
 void ipc_wall_msg_free(struct nng_msg *msg)
 {
+    atomic_fetch_sub_explicit(&messages_held, 1, memory_order_relaxed);
     nng_msg_free(msg);
+}
+
+size_t ipc_wall_messages_held(void)
+{
+    return atomic_load_explicit(&messages_held, memory_order_relaxed);
 }
 
 struct nng_msg *ipc_wall_msg_new(size_t len, uint8_t **ret_data)
@@ -418,6 +432,7 @@ struct nng_msg *ipc_wall_msg_new(size_t len, uint8_t **ret_data)
 
     if (nng_msg_alloc(&msg, len) != 0)
         PANIC("out of memory for a message of %zu bytes", len);
+    atomic_fetch_add_explicit(&messages_held, 1, memory_order_relaxed);
     *ret_data = nng_msg_body(msg);
     return msg;
 }
@@ -438,11 +453,12 @@ struct nng_msg *ipc_wall_secret_new(size_t len, uint8_t **ret_data)
  * returns without a word when the operation was closed already. One at most a connection. */
 int ipc_wall_send(struct ipc_wall *w, struct nng_msg *msg)
 {
-    int r;
+    int r = nng_sendmsg(w->socket, msg, NNG_FLAG_NONBLOCK);
 
-    leak_check_give_away(msg);
-    r = nng_sendmsg(w->socket, msg, NNG_FLAG_NONBLOCK);
-    return r != 0 ? errno_of(r) : 0;
+    if (r != 0)
+        return errno_of(r);
+    atomic_fetch_sub_explicit(&messages_held, 1, memory_order_relaxed);
+    return 0;
 }
 
 bool ipc_wall_take_pipe_news(struct ipc_wall *w)

@@ -14,7 +14,6 @@
 #include <string.h>
 #include "lib/log/log.h"
 #include "lib/loop/loop.h"
-#include "lib/util/leak_check.h"
 #include "lib/util/macros.h"
 #include "lib/util/xmalloc.h"
 #include "raftd/peer/peers_internal.h"
@@ -153,7 +152,6 @@ static bool hand_to_nng(struct peers *p, struct lane *lane, nng_msg *msg)
 {
     bool taken;
 
-    leak_check_give_away(msg); /* may be lost with the connection: see ipc_wall_send */
     pthread_mutex_lock(&p->lock);
     taken = !lane->ref->ended && nng_sendmsg(lane->sock, msg, NNG_FLAG_NONBLOCK) == 0;
     pthread_mutex_unlock(&p->lock);

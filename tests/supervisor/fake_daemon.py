@@ -36,6 +36,13 @@ def event(text):
     os.close(fd)
 
 
+def say(data):
+    try:
+        control.send(data)
+    except BrokenPipeError:
+        pass  # the supervisor is dead, which reading will tell
+
+
 def modes():
     try:
         with open(f"{where}/{name}.mode") as f:
@@ -56,11 +63,11 @@ if listens:
 if "die" in mode:
     sys.exit(3)
 if "fatal" in mode:
-    control.send(b"FATAL the cluster id is another one")
+    say(b"FATAL the cluster id is another one")
     sys.exit(1)
 if "removed" in mode:
-    control.send(b"READY")
-    control.send(b"FATAL the member has been permanently removed from the cluster")
+    say(b"READY")
+    say(b"FATAL the member has been permanently removed from the cluster")
     sys.exit(0)
 if "slow" in mode:
     while "slow" in modes():
@@ -69,21 +76,24 @@ if "nonsense" in mode:
     for text in (b"", b"READY now", b"PONG", b"PONG x", b"PONG 99999999999999999999", b"\xff\x00\n",
                  b"x" * 5000, b"STATUS " + b"%s%n" * 2000, b"READY", b"READY", b"HANDED-OVER"):
         if text:
-            control.send(text)
+            say(text)
     for i in range(20000):
-        control.send(b"nonsense %d" % i)
+        say(b"nonsense %d" % i)
     event("said nonsense")
 else:
-    control.send(b"READY")
+    say(b"READY")
 if "close" in mode:
     control.close()
     while True:
         time.sleep(1)
-control.send(f"STATUS {name} is fine".encode())
+say(f"STATUS {name} is fine".encode())
 
 while True:
     fds = array.array("i")
-    data, ancillary, flags, _ = control.recvmsg(4096, socket.CMSG_SPACE(4))
+    try:
+        data, ancillary, flags, _ = control.recvmsg(4096, socket.CMSG_SPACE(4))
+    except ConnectionResetError:  # the supervisor died without having read everything
+        data, ancillary = b"", []
     for level, what, cdata in ancillary:
         if level == socket.SOL_SOCKET and what == socket.SCM_RIGHTS:
             fds.frombytes(cdata[:4])
@@ -95,13 +105,13 @@ while True:
     text = data.decode()
     if text.startswith("PING "):
         if "mute" not in mode:
-            control.send(b"PONG " + text[5:].encode())
+            say(b"PONG " + text[5:].encode())
         continue
     event(text)
     if text == "RELOAD":
         new = read_conf(fds[0])
         event(f"level {new['log-level']} generation {new['generation'] == conf['generation']}")
     if text == "HANDOVER" and "keep" not in mode:
-        control.send(b"HANDED-OVER")
+        say(b"HANDED-OVER")
     if text == "STOP" and "stubborn" not in mode:
         sys.exit(0)
