@@ -100,6 +100,7 @@ struct grpc_call {
     /* grpc_auth.c */
     bool auth_again;
     bool behind_gateway; /* begun by another protocol */
+    const struct bytes *authorization; /* which says this instead of the header; NULL: the header */
     struct auth_stamp *stamp; /* what backend.identity points into */
     struct auth_waiter auth_waiter;
     void (*auth_resolved)(struct grpc_call *call, int outcome);

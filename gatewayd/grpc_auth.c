@@ -92,7 +92,8 @@ static struct bytes token_of(const struct grpc_call *call)
     struct bytes token = grpc_call_metadata(call, "token");
 
     if (token.data == NULL)
-        token = http_req_header(call->req, "authorization");
+        token = call->authorization != NULL ? *call->authorization
+                                            : http_req_header(call->req, "authorization");
     if (token.len >= bearer.len && memcmp(token.data, bearer.data, bearer.len) == 0)
         token = bytes_of(token.data + bearer.len, token.len - bearer.len);
     return token;
@@ -171,7 +172,8 @@ static void on_stamp(struct auth_waiter *w, int outcome, struct auth_stamp *stam
     struct grpc_call *call = CONTAINER_OF(w, struct grpc_call, auth_waiter);
 
     set_stamp(call, stamp);
-    call->auth_resolved(call, outcome);
+    if (!call->ended)
+        call->auth_resolved(call, outcome);
 }
 
 void grpc_auth_resolve(struct grpc_call *call, void (*done)(struct grpc_call *call, int outcome))

@@ -6,7 +6,9 @@
 #include "gatewayd/gatewayd.h"
 #include "gatewayd/grpc.h"
 #include "gatewayd/http_mux.h"
+#include "gatewayd/json_call.h"
 #include "gatewayd/json_codec.h"
+#include "gatewayd/json_websocket.h"
 #include "lib/proto/etcd/rpc.pb-c.h"
 #include "lib/proto/etcd/v3election.pb-c.h"
 #include "lib/proto/etcd/v3lock.pb-c.h"
@@ -83,14 +85,6 @@ static const ProtobufCServiceDescriptor *const services[] = {
     &v3lockpb__lock__descriptor,            &v3electionpb__election__descriptor,
 };
 
-/* A call's JSON side: its grpc_call's writer_state. */
-struct json_call {
-    const ProtobufCMethodDescriptor *types;
-    struct buf request; /* unary: its wire form; bidirectional: the beginning of a JSON object */
-    struct buf framed;  /* of the answer: what does not make a whole message yet */
-    struct buf line;    /* scratch */
-};
-
 /* grpc-gateway v2, runtime.HTTPStatusFromCode */
 static int http_status(enum grpc_code code)
 {
@@ -117,7 +111,7 @@ static int http_status(enum grpc_code code)
     return table[code];
 }
 
-static void put_status(struct buf *b, enum grpc_code code, const char *text)
+void json_put_status(struct buf *b, enum grpc_code code, const char *text)
 {
     buf_appendf(b, "{\"code\":%d,\"message\":", (int)code);
     json_put_string(b, bytes_str(text));
@@ -130,7 +124,7 @@ static void respond_status(struct gatewayd *gw, struct http_req *req, enum grpc_
     CLEANUP(buf_fini) struct buf body = BUF_INIT;
     struct http_header challenge = {BYTES_LIT("www-authenticate"), bytes_str(text)};
 
-    put_status(&body, code, text);
+    json_put_status(&body, code, text);
     http_mux_respond_with(req, gw, http_status(code), "application/json", &challenge,
                           code == GRPC_UNAUTHENTICATED, buf_bytes(&body));
 }
@@ -158,31 +152,45 @@ static void json_begin(struct grpc_call *call)
         http_mux_begin(call->req, call->gw, 200, "application/json", &grpc_type, 1);
 }
 
+int json_make_result(struct grpc_call *call, struct bytes message)
+{
+    struct json_call *j = call->writer_state;
+
+    buf_clear(&j->line);
+    buf_appendf(&j->line, "{\"result\":");
+    if (json_from_pb(message, j->types->output, &j->line) != 0)
+        return -EBADMSG; /* none of ours is */
+    buf_append_u8(&j->line, '}');
+    return 0;
+}
+
+void json_line_done(struct json_call *j)
+{
+    buf_clear(&j->line);
+    buf_trim(&j->line, LINE_KEEP_BYTES);
+}
+
 static void put_line(struct grpc_call *call, struct bytes message)
 {
     struct json_call *j = call->writer_state;
     struct bytes line;
 
-    buf_clear(&j->line);
-    buf_appendf(&j->line, "{\"result\":");
-    if (json_from_pb(message, j->types->output, &j->line) != 0)
-        return; /* none of ours is malformed */
-    buf_appendf(&j->line, "}\n");
+    if (json_make_result(call, message) != 0)
+        return;
+    buf_append_u8(&j->line, '\n');
     line = buf_bytes(&j->line);
     http_respond_data(call->req, &line, 1);
-    buf_clear(&j->line);
-    buf_trim(&j->line, LINE_KEEP_BYTES);
+    json_line_done(j);
 }
 
-static void json_data(struct grpc_call *call, const struct bytes *pieces, size_t piece_count)
+void json_take_frames(struct grpc_call *call, const struct bytes *pieces, size_t piece_count,
+                      void (*put)(struct grpc_call *call, struct bytes message))
 {
     struct json_call *j = call->writer_state;
     size_t taken = 0;
 
     for (size_t i = 0; i < piece_count; i++)
         buf_append_bytes(&j->framed, pieces[i]);
-    if (call->method->type == GRPC_UNARY)
-        return; /* in parts: at the end */
     for (;;) {
         size_t left = j->framed.len - taken, len;
 
@@ -191,12 +199,24 @@ static void json_data(struct grpc_call *call, const struct bytes *pieces, size_t
         len = wire_load_be32(j->framed.data + taken + 1);
         if (left - GRPC_PREFIX_BYTES < len)
             break;
-        put_line(call, bytes_of(j->framed.data + taken + GRPC_PREFIX_BYTES, len));
+        put(call, bytes_of(j->framed.data + taken + GRPC_PREFIX_BYTES, len));
         taken += GRPC_PREFIX_BYTES + len;
     }
     buf_consume(&j->framed, taken);
     if (j->framed.len == 0)
         buf_trim(&j->framed, LINE_KEEP_BYTES);
+}
+
+static void json_data(struct grpc_call *call, const struct bytes *pieces, size_t piece_count)
+{
+    struct json_call *j = call->writer_state;
+
+    if (call->method->type != GRPC_UNARY) {
+        json_take_frames(call, pieces, piece_count, put_line);
+        return;
+    }
+    for (size_t i = 0; i < piece_count; i++) /* in parts: at the end */
+        buf_append_bytes(&j->framed, pieces[i]);
 }
 
 static void json_end(struct grpc_call *call, enum grpc_code code, const char *text)
@@ -216,7 +236,7 @@ static void json_end(struct grpc_call *call, enum grpc_code code, const char *te
 
             buf_clear(&j->line);
             buf_appendf(&j->line, "{\"error\":");
-            put_status(&j->line, code, text);
+            json_put_status(&j->line, code, text);
             buf_appendf(&j->line, "}\n");
             line = buf_bytes(&j->line);
             http_respond_data(call->req, &line, 1);
@@ -225,7 +245,7 @@ static void json_end(struct grpc_call *call, enum grpc_code code, const char *te
     }
 }
 
-static void json_closed(struct grpc_call *call)
+void json_call_closed(struct grpc_call *call)
 {
     struct json_call *j = call->writer_state;
 
@@ -242,7 +262,7 @@ static const struct grpc_writer json_writer = {
     .begin = json_begin,
     .data = json_data,
     .end = json_end,
-    .closed = json_closed,
+    .closed = json_call_closed,
     .metadata_prefix = "grpc-metadata-",
 };
 
@@ -277,8 +297,8 @@ static const ProtobufCMethodDescriptor *find_types(const char *service, const ch
     return NULL;
 }
 
-static struct grpc_method *find_method(struct gatewayd *gw, const struct http_req *req,
-                                       const ProtobufCMethodDescriptor **ret_types)
+struct grpc_method *json_find_method(struct gatewayd *gw, const struct http_req *req,
+                                     const ProtobufCMethodDescriptor **ret_types)
 {
     struct bytes below = path_below(req);
 
@@ -294,35 +314,43 @@ static struct grpc_method *find_method(struct gatewayd *gw, const struct http_re
     return NULL;
 }
 
-static struct grpc_call *begin(struct gatewayd *gw, struct http_req *req,
-                               struct grpc_method *method, const ProtobufCMethodDescriptor *types)
+struct grpc_call *json_call_begin(struct gatewayd *gw, struct http_req *req,
+                                  struct grpc_method *method, const ProtobufCMethodDescriptor *types,
+                                  const struct grpc_writer *writer)
 {
     struct json_call *j = xcalloc(1, sizeof(*j));
 
     j->types = types;
-    return grpc_call_begin(gw->grpc, req, method, &json_writer, j);
+    return grpc_call_begin(gw->grpc, req, method, writer, j);
+}
+
+size_t json_body_limit(const struct gatewayd *gw)
+{
+    return BODY_BYTES_PER_REQUEST_BYTE * grpc_body_limit(gw);
 }
 
 enum http_body_mode json_gateway_on_headers(struct gatewayd *gw, struct http_req *req,
                                             size_t *body_bytes_max)
 {
     const ProtobufCMethodDescriptor *types;
-    struct grpc_method *method = find_method(gw, req, &types);
+    struct grpc_method *method = json_find_method(gw, req, &types);
 
-    *body_bytes_max = BODY_BYTES_PER_REQUEST_BYTE * grpc_body_limit(gw);
+    *body_bytes_max = json_body_limit(gw);
+    if (json_websocket_wanted(req) && !grpc_auth_name_is_ignored(gw, req))
+        return json_websocket_on_headers(gw, req);
     if (method != NULL && method->secret)
         http_req_set_secret(req);
     if (method == NULL || method->type != GRPC_BIDI_STREAM ||
         !bytes_eq(http_req_method(req), BYTES_LIT("POST")) || grpc_auth_name_is_ignored(gw, req))
         return HTTP_BODY_BUFFER;
-    grpc_call_run(begin(gw, req, method, types), BYTES_EMPTY);
+    grpc_call_run(json_call_begin(gw, req, method, types, &json_writer), BYTES_EMPTY);
     return HTTP_BODY_STREAM;
 }
 
 void json_gateway_on_request(struct gatewayd *gw, struct http_req *req)
 {
     const ProtobufCMethodDescriptor *types;
-    struct grpc_method *method = find_method(gw, req, &types);
+    struct grpc_method *method = json_find_method(gw, req, &types);
     CLEANUP(freep) char *error = NULL;
     struct grpc_call *call;
     struct json_call *j;
@@ -335,6 +363,10 @@ void json_gateway_on_request(struct gatewayd *gw, struct http_req *req)
                                     "ignored and not used as expected\n"));
         return;
     }
+    if (json_websocket_wanted(req)) {
+        json_websocket_on_request(gw, req);
+        return;
+    }
     if (method == NULL) {
         respond_status(gw, req, GRPC_NOT_FOUND, "Not Found");
         return;
@@ -343,7 +375,7 @@ void json_gateway_on_request(struct gatewayd *gw, struct http_req *req)
         respond_status(gw, req, GRPC_UNIMPLEMENTED, "Method Not Allowed");
         return;
     }
-    call = begin(gw, req, method, types);
+    call = json_call_begin(gw, req, method, types, &json_writer);
     j = call->writer_state;
     buf_reserve(&j->request, http_req_body(req).len); /* strings are no longer in wire form */
     e = json_to_pb(http_req_body(req), types->input, &j->request, &used, &error);
@@ -360,8 +392,7 @@ void json_gateway_on_too_large(struct gatewayd *gw, struct http_req *req)
     respond_status(gw, req, GRPC_RESOURCE_EXHAUSTED, "http: request body too large");
 }
 
-/* Takes whole objects off the front of j->request; `last`: nothing follows. */
-static void take_messages(struct grpc_call *call, bool last)
+void json_take_messages(struct grpc_call *call, bool last)
 {
     struct json_call *j = call->writer_state;
     size_t at = 0;
@@ -388,7 +419,7 @@ static void take_messages(struct grpc_call *call, bool last)
         grpc_call_message(call, buf_bytes(&message));
     }
     buf_consume(&j->request, at);
-    if (!call->ended && j->request.len > BODY_BYTES_PER_REQUEST_BYTE * grpc_body_limit(call->gw))
+    if (!call->ended && j->request.len > json_body_limit(call->gw))
         grpc_fail(call, GRPC_RESOURCE_EXHAUSTED, "http: request body too large");
 }
 
@@ -400,8 +431,12 @@ void json_gateway_on_data(struct gatewayd *gw, struct http_req *req, struct byte
     if (call->ended)
         return;
     j = call->writer_state;
+    if (j->ws != NULL) {
+        json_websocket_on_data(call, data);
+        return;
+    }
     buf_append_bytes(&j->request, data);
-    take_messages(call, false);
+    json_take_messages(call, false);
 }
 
 void json_gateway_on_end(struct gatewayd *gw, struct http_req *req)
@@ -409,7 +444,7 @@ void json_gateway_on_end(struct gatewayd *gw, struct http_req *req)
     struct grpc_call *call = http_req_user(req);
 
     if (!call->ended)
-        take_messages(call, true);
+        json_take_messages(call, true);
     if (!call->ended)
         grpc_call_half_close(call);
 }

@@ -35,6 +35,7 @@ struct h1 {
     bool skip_rest;  /* what remains of the body is short enough to read */
     bool has_body;
     bool feeding;
+    bool upgraded; /* the connection speaks something else now, until it ends */
     size_t url_len;
     int refuse; /* status for what is wrong with the request; 0: nothing */
 };
@@ -184,7 +185,7 @@ static int on_headers_complete(http_parser *p)
     uint64_t length = p->content_length;
 
     h1->headers_done = true;
-    p->upgrade = 0; /* nothing is switched to; the request is answered as it is */
+    p->upgrade = 0; /* unless on_headers switches, the request is answered as it is */
     conn->deadline_ms = 0;
     for (size_t i = 0; i < req->field_count; i++) {
         struct http_field *f = &req->fields[i];
@@ -203,7 +204,7 @@ static int on_headers_complete(http_parser *p)
     h1->skip_rest = !h1->has_body || (!chunked && length <= H1_SKIP_BYTES_MAX);
     req->start_ms = conn->read_ms;
     http_req_on_headers(req, h1->has_body, chunked || !h1->has_body ? UINT64_MAX : length);
-    return 0;
+    return h1->upgraded ? 2 : 0; /* 2: what follows is no HTTP */
 }
 
 static int on_body(http_parser *p, const char *data, size_t len)
@@ -220,7 +221,8 @@ static int on_message_complete(http_parser *p)
 
     h1->conn->deadline_ms = 0;
     http_parser_pause(p, 1);
-    http_req_on_end(h1->cur);
+    if (!h1->upgraded)
+        http_req_on_end(h1->cur);
     return 0;
 }
 
@@ -289,16 +291,28 @@ static int h1_parse(struct h1 *h1, const uint8_t *data, size_t len, size_t *used
     return 0;
 }
 
+/* Bytes of what was switched to. */
+static int h1_raw(struct h1 *h1, const uint8_t *data, size_t len)
+{
+    if (h1->cur != NULL)
+        http_req_on_data(h1->cur, data, len);
+    return 0;
+}
+
 static int h1_input(struct http_conn *conn, const uint8_t *data, size_t len)
 {
     struct h1 *h1 = conn->proto_state;
     size_t used = 0;
     int r;
 
+    if (h1->upgraded)
+        return h1_raw(h1, data, len);
     if (h1_waiting(h1) || conn->in.len != 0)
         return h1_keep(h1, data, len);
     r = h1_parse(h1, data, len, &used);
-    if (r == 0 && used < len)
+    if (r == 0 && h1->upgraded)
+        r = h1_raw(h1, data + used, len - used);
+    else if (r == 0 && used < len)
         r = h1_keep(h1, data + used, len - used);
     return r;
 }
@@ -433,6 +447,23 @@ static void h1_begin(struct http_req *req, int status, const struct http_header 
     put_head(req, status, headers, count, UINT64_MAX);
 }
 
+static void h1_upgrade(struct http_req *req, struct bytes protocol,
+                       const struct http_header *headers, size_t count)
+{
+    struct h1 *h1 = req->conn->proto_state;
+    struct buf *out = &req->conn->out.buf;
+
+    assert(!h1->upgraded);
+    assert(!req->body_complete);
+    h1->upgraded = true;
+    h1->keep_alive = false;
+    put(out, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: ");
+    buf_append_bytes(out, protocol);
+    put(out, "\r\nConnection: Upgrade\r\n");
+    put_headers(out, headers, count);
+    put(out, "\r\n");
+}
+
 static void h1_data(struct http_req *req, const struct bytes *pieces, size_t count, size_t len)
 {
     put_chunk(req, pieces, count, len);
@@ -494,7 +525,9 @@ static int h1_next(struct h1 *h1)
     conn->server->read_secret = false;
     r = h1_parse(h1, in.data, in.len, &used);
     assert(conn->in.len == 0);
-    if (r == 0 && used < in.len) {
+    if (r == 0 && h1->upgraded)
+        r = h1_raw(h1, in.data + used, in.len - used);
+    if (r == 0 && !h1->upgraded && used < in.len) {
         buf_consume(&in, used);
         if (conn->server->read_secret)
             explicit_bzero(in.data + in.len, used);
@@ -597,6 +630,7 @@ const struct http_proto h1_proto = {
     .fini = h1_fini,
     .respond = h1_respond,
     .begin = h1_begin,
+    .upgrade = h1_upgrade,
     .data = h1_data,
     .end = h1_end,
     .reset = h1_reset,

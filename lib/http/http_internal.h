@@ -208,6 +208,8 @@ struct http_proto {
     void (*respond)(struct http_req *req, const struct http_response *response);
     void (*begin)(struct http_req *req, int status, const struct http_header *headers,
                   size_t header_count);
+    void (*upgrade)(struct http_req *req, struct bytes protocol, const struct http_header *headers,
+                    size_t header_count); /* NULL: not here */
     void (*data)(struct http_req *req, const struct bytes *pieces, size_t count, size_t len);
     /* The same without a copy; NULL: there is only the copy. */
     void (*data_shared)(struct http_req *req, struct shared_bytes *shared, size_t off, size_t len);

@@ -475,6 +475,16 @@ void http_req_refuse(struct http_req *req, int status)
     http_conn_dirty(req->conn);
 }
 
+void http_respond_upgrade(struct http_req *req, struct bytes protocol,
+                          const struct http_header *headers, size_t header_count)
+{
+    assert(req->conn->proto->upgrade != NULL);
+    if (!answer_begins(req))
+        return;
+    req->conn->proto->upgrade(req, protocol, headers, header_count);
+    http_conn_dirty(req->conn);
+}
+
 void http_respond_begin(struct http_req *req, int status, const struct http_header *headers,
                         size_t header_count)
 {

@@ -188,6 +188,14 @@ void http_respond_data(struct http_req *req, const struct bytes *pieces, size_t 
 void http_respond_shared(struct http_req *req, struct shared_bytes *shared, size_t off, size_t len);
 void http_respond_end(struct http_req *req, const struct http_header *trailers,
                       size_t trailer_count);
+/*
+ * "101 Switching Protocols" to `protocol`, which the client asked for: HTTP/1.1 only, and only from
+ * within on_headers, which then returns HTTP_BODY_STREAM. From here on bytes go as they are: what
+ * comes to on_data, what is sent from http_respond_data. http_respond_end closes the connection;
+ * when the client does, on_closed comes and no on_end.
+ */
+void http_respond_upgrade(struct http_req *req, struct bytes protocol,
+                          const struct http_header *headers, size_t header_count);
 /* Bytes given to http_respond_data that wait for the client's window or socket. */
 size_t http_req_queued(const struct http_req *req);
 
