@@ -24,6 +24,8 @@ enum sim_bug {
     SIM_BUG_LEASE_CLOCK_AHEAD, /* a new keeper's clock runs ahead of what has gone by */
     SIM_BUG_LEASE_FULL_TTL,   /* a new keeper forgets how much of a TTL is over */
     SIM_BUG_LEASE_KEY_LEFT,   /* a lease that ends leaves a key behind */
+    SIM_BUG_AUTH_OLD_RIGHTS,  /* an identity from before a change of rights is taken */
+    SIM_BUG_AUTH_KEPT_RANGES, /* what follows from a user's roles is not worked out anew */
     SIM_BUG_COUNT
 };
 

@@ -9,6 +9,7 @@
  *   sim_client.c  clients and their operations
  *   sim_lease.c   what stored does about leases around its keeper; sim_tenant.c: clients that hold
  *                 leases; sim_lease_check.c: when leases may end, and must
+ *   sim_auth.c    users, their administrator, and the rules about them
  *   sim_model.c   what the keyspace must do, written down a second time, as simply as possible
  *   sim_check.c   what must always hold, looked at after every step
  *   sim_sm.h      a member's state machine: sim_sm_*.c
@@ -37,6 +38,7 @@ enum {
     SIM_NODES = 24, /* ids are never used twice */
     SIM_CLIENTS = 6,
     SIM_KEYS = 6,
+    SIM_USERS = 3,
     SIM_TENANTS = 4, /* each holds the lease whose id is its number, from 1 */
     SIM_CLUSTER = 0x51,
     MS = 1000, /* time is in microseconds */
@@ -55,7 +57,8 @@ enum op_kind {
     OP_CONF,
     OP_GRANT,
     OP_REVOKE,
-    OP_RENEW
+    OP_RENEW,
+    OP_AUTH
 };
 enum op_state {
     OP_PENDING,
@@ -87,6 +90,13 @@ struct sim_op {
     int64_t expect_mod; /* txn: put if mod_revision is this, else get */
     int64_t compact_revision;
     int64_t lease, ttl; /* put: 0: none */
+    enum proto_kind auth_kind;
+    uint32_t auth_user, auth_range; /* whose role is changed, too: each user has one */
+    int auth_type;
+    uint32_t user; /* who asks, while there is auth */
+    uint8_t stamp[96];
+    size_t stamp_len; /* 0: nobody vouches */
+    uint64_t stamp_revision;
     enum proto_conf_op conf_op;
     raft_id conf_member;
     enum op_state state;
@@ -115,7 +125,14 @@ struct model_lease {
     uint64_t promised; /* may not end before */
     uint64_t due;      /* what is after that is late */
 };
+struct model_auth {
+    bool enabled, has_key;
+    uint64_t revision;
+    bool has_user[SIM_USERS], is_role[SIM_USERS], has_role[SIM_USERS];
+    int8_t given[SIM_USERS][SIM_KEYS + 1]; /* to the role, by key, and all keys; -1: nothing */
+};
 struct model {
+    struct model_auth auth;
     struct model_key keys[SIM_KEYS];
     struct model_lease leases[SIM_TENANTS + 1];
     uint64_t granted, keeper_id;
@@ -263,7 +280,7 @@ struct committed {
     bool has_chain;
 };
 
-enum sim_kind { SIM_ANY, SIM_MIXED, SIM_CHURN, SIM_MEMBERS, SIM_LEASES, SIM_KIND_COUNT };
+enum sim_kind { SIM_ANY, SIM_MIXED, SIM_CHURN, SIM_MEMBERS, SIM_LEASES, SIM_AUTH, SIM_KIND_COUNT };
 
 struct sim_options {
     enum sim_kind kind; /* SIM_ANY: the seed draws it */
@@ -295,6 +312,8 @@ struct sim {
     bool churn;   /* mostly leaders are hit, again and again */
     bool members; /* mostly membership changes */
     bool leases;  /* there are tenants */
+    bool auth;    /* there are users, and an administrator */
+    size_t admin_step;
     struct {
         bool held;
         int64_t ttl;
@@ -385,6 +404,23 @@ void lease_submit(struct sim *s, struct sim_node *n, struct sim_op *op);
 /* False: not a barrier of leases. */
 bool lease_barrier(struct sim_node *n, const struct raft_read_state *rs);
 void lease_propose_own(struct sim *s, struct sim_node *n, const struct event *e);
+
+/* Entries that stored proposes, not a client. */
+static inline bool lease_is_own(enum proto_kind kind)
+{
+    return kind >= PROTO_KIND_LEASE_KEEPER && kind <= PROTO_KIND_LEASE_EXPIRE;
+}
+
+/* sim_auth.c */
+struct bytes auth_user_name(uint32_t user);
+void auth_body(const struct sim_op *op, struct buf *b);
+void auth_vouch(struct sim *s, struct sim_node *n, struct sim_op *op);
+void model_auth_init(struct model_auth *a);
+int model_admit(const struct model *m, const struct sim_op *op);
+int model_auth(struct model *m, const struct sim_op *op);
+void admin_start(struct sim *s);
+void admin_next(struct sim *s);
+void admin_answered(struct sim *s, const struct sim_op *op);
 
 /* sim_tenant.c */
 void tenants_start(struct sim *s);

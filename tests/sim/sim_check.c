@@ -110,7 +110,7 @@ static void agree_on(struct sim *s, struct sim_node *n, raft_index index, raft_t
     if (k->entry->len == 0)
         return;
     CHECK(s, proto_payload_decode(raft_entry_bytes(k->entry), &p) == 0, "payload");
-    if (p.kind >= PROTO_KIND_LEASE_KEEPER) {
+    if (lease_is_own(p.kind)) {
         check_lease_entry(s, term, &p);
         s->log[index].revision = s->model.revision;
         TRACE(s, "agreed %" PRIu64 " term %" PRIu64 " own %" PRIu64 " kind %d", index, term,
@@ -223,7 +223,7 @@ static bool result_equal(const struct sim_op *op, const struct op_result *a,
 {
     if (a->outcome != b->outcome)
         return false;
-    if (a->outcome != OUT_OK || op->kind == OP_CONF)
+    if (a->outcome != OUT_OK || op->kind == OP_CONF || op->kind == OP_AUTH)
         return true;
     return a->revision == b->revision && a->ttl == b->ttl && a->succeeded == b->succeeded && a->deleted == b->deleted &&
            view_equal(&a->view, &b->view);
@@ -245,7 +245,7 @@ void check_applied(struct sim *s, struct sim_node *n, const struct raft_entry *e
     if (e->len == 0)
         return;
     CHECK(s, proto_payload_decode(raft_entry_bytes(e), &p) == 0, "payload");
-    if (p.kind >= PROTO_KIND_LEASE_KEEPER)
+    if (lease_is_own(p.kind))
         return;
     op = op_get(s, p.request_id);
     CHECK(s, result_equal(op, result, &op->expected),
@@ -275,7 +275,7 @@ void check_chain(struct sim *s, struct sim_node *n, raft_index index, uint64_t c
 
 void check_answer(struct sim *s, const struct sim_op *op, const struct op_result *result)
 {
-    if (op->kind == OP_CONF || op->kind == OP_RENEW)
+    if (op->kind == OP_CONF || op->kind == OP_RENEW || op->kind == OP_AUTH)
         return;
     if (op->kind == OP_GET) {
         struct kv_view v = model_get(&s->model, op->key, result->revision);

@@ -16,7 +16,7 @@ const char *op_name(enum op_kind kind)
 {
     static const char *const names[] = {"put",        "get",     "txn", "delete",
                                         "delete_all", "compact", "conf", "grant",
-                                        "revoke", "renew"};
+                                        "revoke", "renew",   "auth"};
 
     return names[kind];
 }
@@ -140,6 +140,9 @@ static void op_body(const struct sim_op *op, struct buf *b)
     case OP_REVOKE:
         pb_put_i64(b, 1, op->lease);
         return;
+    case OP_AUTH:
+        auth_body(op, b);
+        return;
     case OP_GET:
     case OP_RENEW:
         return;
@@ -159,7 +162,8 @@ void op_payload(const struct sim_op *op, struct buf *b)
         [OP_REVOKE] = PROTO_KIND_LEASE_REVOKE,
     };
     CLEANUP(buf_fini) struct buf body = BUF_INIT;
-    struct proto_payload p = {.kind = kinds[op->kind],
+    struct proto_payload p = {.kind = op->kind == OP_AUTH ? op->auth_kind : kinds[op->kind],
+                              .identity = bytes_of(op->stamp, op->stamp_len),
                               .origin_member = op->origin,
                               .origin_generation = op->origin_life,
                               .request_id = op->id};
@@ -200,7 +204,9 @@ void op_answer(struct sim *s, struct sim_op *op, const struct op_result *result)
     op->state = OP_DONE;
     s->done_count++;
     s->read_count += op->kind == OP_GET;
-    if (op->client >= SIM_CLIENTS)
+    if (op->kind == OP_AUTH)
+        admin_answered(s, op);
+    else if (op->client >= SIM_CLIENTS)
         tenant_answered(s, op, result);
     next_soon(s, op);
 }
@@ -267,6 +273,8 @@ void client_next(struct sim *s, int client)
         sim_chance(s, 300) ? 0 : model_get(&s->model, op->key, s->max_revision).mod_revision;
     op->origin = id;
     op->origin_life = s->nodes[id].life;
+    if (s->auth)
+        op->user = (uint32_t)prng_below(&s->prng, SIM_USERS);
     sim_post(s, OP_TIMEOUT, EV_OP_TIMEOUT, 0)->a = op->id;
     TRACE(s, "client %d: %s op %" PRIu64 " key %u at node %" PRIu64, client, op_name(op->kind),
           op->id, op->key, id);

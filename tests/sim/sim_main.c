@@ -35,10 +35,12 @@ static const char *const bug_names[SIM_BUG_COUNT] = {
     [SIM_BUG_LEASE_CLOCK_AHEAD] = "lease-clock-ahead",
     [SIM_BUG_LEASE_FULL_TTL] = "lease-full-ttl",
     [SIM_BUG_LEASE_KEY_LEFT] = "lease-key-left",
+    [SIM_BUG_AUTH_OLD_RIGHTS] = "auth-old-rights",
+    [SIM_BUG_AUTH_KEPT_RANGES] = "auth-kept-ranges",
 };
 
 static const char *const kind_names[SIM_KIND_COUNT] = {"any", "mixed", "churn", "members",
-                                                        "leases"};
+                                                        "leases", "auth"};
 
 /* The kind of run in which a mistake shows soonest. */
 static const enum sim_kind bug_kinds[SIM_BUG_COUNT] = {
@@ -52,6 +54,8 @@ static const enum sim_kind bug_kinds[SIM_BUG_COUNT] = {
     [SIM_BUG_LEASE_CLOCK_AHEAD] = SIM_LEASES,
     [SIM_BUG_LEASE_FULL_TTL] = SIM_LEASES,
     [SIM_BUG_LEASE_KEY_LEFT] = SIM_LEASES,
+    [SIM_BUG_AUTH_OLD_RIGHTS] = SIM_AUTH,
+    [SIM_BUG_AUTH_KEPT_RANGES] = SIM_AUTH,
 };
 
 static int one(uint64_t seed, const struct sim_options *o)
@@ -107,7 +111,7 @@ static int range(uint64_t first, uint64_t last, const struct sim_options *o)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: conclave-sim [--bug NAME] [--kind any|mixed|churn|members|leases] [--quiet]\n"
+    fprintf(stderr, "usage: conclave-sim [--bug NAME] [--kind any|mixed|churn|members|leases|auth] [--quiet]\n"
                     "           (--seed N [--trace] [--until MS] | --seeds A..B | "
                     "--self-test [SEEDS])\nbugs:");
     for (int i = 1; i < SIM_BUG_COUNT; i++)

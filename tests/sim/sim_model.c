@@ -8,6 +8,7 @@
 void model_init(struct model *m)
 {
     *m = (struct model){.revision = 1, .compact_revision = -1};
+    model_auth_init(&m->auth);
 }
 
 void model_fini(struct model *m)
@@ -144,7 +145,9 @@ void model_apply(struct model *m, const struct sim_op *op, struct op_result *ret
 {
     struct kv_view v;
 
-    *ret = (struct op_result){.outcome = OUT_OK};
+    *ret = (struct op_result){.outcome = model_admit(m, op)};
+    if (ret->outcome != OUT_OK)
+        return;
     switch (op->kind) {
     case OP_PUT:
         if (op->lease != 0 && !m->leases[op->lease].exists)
@@ -182,6 +185,9 @@ void model_apply(struct model *m, const struct sim_op *op, struct op_result *ret
         break;
     case OP_CONF:
         ret->outcome = model_conf(m, op->conf_op, op->conf_member);
+        break;
+    case OP_AUTH:
+        ret->outcome = model_auth(m, op);
         break;
     case OP_GET:
     case OP_RENEW:

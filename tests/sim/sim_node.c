@@ -614,7 +614,7 @@ static void apply_some(struct sim *s, struct sim_node *n)
 
         if (e->len != 0)
             CHECK(s, proto_payload_decode(raft_entry_bytes(e), &p) == 0, "payload");
-        op = p.kind < PROTO_KIND_LEASE_KEEPER ? op_get(s, p.request_id) : NULL;
+        op = !lease_is_own(p.kind) ? op_get(s, p.request_id) : NULL;
         outcome = sm_apply(n->sm, e, op, &result, &ignored);
         if (ignored)
             continue;
@@ -889,6 +889,7 @@ void node_submit(struct sim *s, struct sim_node *n, struct sim_op *op)
             (struct waiting_read){.op = op->id, .read_id = op->id};
         raft_read_index(n->raft, op->id);
     } else {
+        auth_vouch(s, n, op);
         op_payload(op, &b);
         propose(s, n, buf_bytes(&b), op->kind != OP_CONF);
     }

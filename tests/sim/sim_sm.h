@@ -28,6 +28,8 @@ int sm_apply(struct sm *sm, const struct raft_entry *e, const struct sim_op *op,
              struct op_result *result, bool *ret_ignored);
 void sm_end(struct sm *sm);
 struct lease_table *sm_leases(struct sm *sm);
+/* As whom this member vouches for the user; 0: it cannot. */
+size_t sm_stamp(struct sm *sm, struct bytes user, uint8_t *out, size_t max, uint64_t *ret_revision);
 int64_t sm_revision(struct sm *sm);
 void sm_read(struct sm *sm, uint32_t key, struct op_result *result);
 /* A little of what happens behind: writing, syncing, compaction, checkpoints. */

@@ -15,6 +15,7 @@
 #include "lib/util/xmalloc.h"
 #include "stored/engine/engine_mem.h"
 #include "stored/kv/kv.h"
+#include "stored/kv/kv_auth.h"
 #include "stored/kv/kv_engine.h"
 #include "stored/kv/store_members.h"
 #include "tests/sim/sim_sm.h"
@@ -116,6 +117,19 @@ void sm_get_state(struct sm *sm, struct sm_state *ret)
 struct lease_table *sm_leases(struct sm *sm)
 {
     return kv_leases(sm->kv);
+}
+
+size_t sm_stamp(struct sm *sm, struct bytes user, uint8_t *out, size_t max, uint64_t *ret_revision)
+{
+    CLEANUP(buf_fini) struct buf stamp = BUF_INIT;
+    uint64_t revision = kv_auth_store(sm->kv)->revision;
+
+    if (kv_auth_make_stamp(sm->kv, &(struct auth_identity){user, revision}, &stamp) != OUT_OK)
+        return 0;
+    CHECK(sm->sim, stamp.len <= max, "a stamp of %zu bytes", stamp.len);
+    memcpy(out, stamp.data, stamp.len);
+    *ret_revision = revision;
+    return stamp.len;
 }
 
 int64_t sm_revision(struct sm *sm)
@@ -245,6 +259,7 @@ static bool parse_answer(const struct sim_op *op, const struct buf *b, struct op
     case OP_CONF:
     case OP_GET:
     case OP_RENEW:
+    case OP_AUTH:
         return true;
     }
     return false;

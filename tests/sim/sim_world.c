@@ -434,7 +434,11 @@ static void draw_character(struct sim *s)
         s->churn = s->options.kind == SIM_CHURN;
         s->members = s->options.kind == SIM_MEMBERS;
     }
-    s->leases = s->options.kind == SIM_LEASES || sim_chance(s, 400);
+    s->leases = s->options.kind == SIM_LEASES ||
+                (s->options.kind == SIM_ANY && sim_chance(s, 400));
+    /* not both: the rules about leases' keys are left to the unit tests */
+    s->auth = s->options.kind == SIM_AUTH ||
+              (s->options.kind == SIM_ANY && !s->leases && sim_chance(s, 250));
     if (s->options.kind == SIM_LEASES) {
         /* leaders change, and hold for long enough that leases end in time */
         memset(s->weights, 0, sizeof(s->weights));
@@ -511,6 +515,8 @@ static void dispatch(struct sim *s, struct event *e)
             break;
         if (e->a < SIM_CLIENTS)
             client_next(s, (int)e->a);
+        else if (e->a == SIM_CLIENTS + SIM_TENANTS)
+            admin_next(s);
         else
             tenant_next(s, (size_t)e->a - SIM_CLIENTS);
         break;
@@ -555,6 +561,8 @@ static void run(struct sim *s)
     clients_start(s);
     if (s->leases)
         tenants_start(s);
+    if (s->auth)
+        admin_start(s);
     sim_post(s, 2 * SECOND, EV_NEMESIS, 0);
     while (s->heap_count > 0) {
         struct event *e = heap_pop(s);
