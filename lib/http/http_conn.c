@@ -425,6 +425,8 @@ void http_conn_tick(struct http_conn *conn, uint64_t now_ms)
     }
     if (conn->doomed)
         http_conn_destroy(conn);
+    else if (conn->transport.ops->rest != NULL && now_ms - conn->read_ms >= HTTP_REST_MS)
+        conn->transport.ops->rest(&conn->transport);
 }
 
 void http_conn_drain(struct http_conn *conn)

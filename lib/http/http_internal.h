@@ -33,6 +33,7 @@ enum {
     HTTP_READS_PER_TURN = 4,     /* then others get their turn */
     HTTP_ACCEPTS_PER_TURN = 64,
     HTTP_HANDSHAKE_TURN_NS = 2000000, /* for TLS handshakes; one step takes up to 1 ms */
+    HTTP_REST_MS = 1000, /* nothing came for so long: buffers are given back */
     HTTP_WRITE_ROUND_BYTES = 128 * 1024, /* made before a writev */
     HTTP_WRITE_TURN_BYTES = 512 * 1024,  /* per connection and turn */
     HTTP_COPY_BYTES_MAX = 4096, /* a smaller piece is copied rather than given its own iovec */
@@ -60,6 +61,7 @@ struct http_transport_ops {
     /* Bytes that writev took and the kernel did not, and another try at them; NULL: never any. */
     size_t (*pending)(const struct http_transport *t);
     int (*flush)(struct http_transport *t);
+    void (*rest)(struct http_transport *t); /* nothing to do for a while; NULL: no need to know */
     void (*shutdown)(struct http_transport *t); /* no more output */
     void (*close)(struct http_transport *t);    /* closes fd */
     /* What was negotiated, "h2" or "http/1.1"; NULL: look at the first bytes. */

@@ -34,6 +34,11 @@ static int on_flush(struct http_transport *t)
     return tls_stream_flush(t->tls);
 }
 
+static void on_rest(struct http_transport *t)
+{
+    tls_stream_rest(t->tls);
+}
+
 static void on_shutdown(struct http_transport *t)
 {
     tls_stream_shutdown(t->tls);
@@ -72,6 +77,7 @@ static const struct http_transport_ops tls_ops = {
     .writev = on_writev,
     .pending = on_pending,
     .flush = on_flush,
+    .rest = on_rest,
     .shutdown = on_shutdown,
     .close = on_close,
     .alpn = on_alpn,

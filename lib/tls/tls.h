@@ -85,6 +85,8 @@ ssize_t tls_stream_read(struct tls_stream *s, void *data, size_t size);
 ssize_t tls_stream_writev(struct tls_stream *s, const struct iovec *iov, int count);
 size_t tls_stream_pending(const struct tls_stream *s);
 int tls_stream_flush(struct tls_stream *s); /* 0: also when some is left */
+/* Gives memory back that the next read or write takes again: for streams with nothing to do. */
+void tls_stream_rest(struct tls_stream *s);
 /* Says that no more will be written. What is pending is tried once. */
 void tls_stream_shutdown(struct tls_stream *s);
 

@@ -63,7 +63,7 @@ static void set_up_server(struct tls_context *ctx, SSL_CTX *ssl)
         SSL_CTX_set_num_tickets(ssl, 1);
         SSL_CTX_set_timeout(ssl, TICKET_S);
     }
-    if (ctx->http) /* passwords come this way */
+    if (ctx->http) /* passwords come this way; only what was read is wiped, see tls_stream_rest */
         SSL_CTX_set_options(ssl, SSL_OP_CLEANSE_PLAINTEXT);
     if (ctx->http)
         SSL_CTX_set_alpn_select_cb(ssl, choose_protocol, NULL);
@@ -77,7 +77,7 @@ static SSL_CTX *new_ssl(struct tls_context *ctx)
         return NULL;
     SSL_CTX_set_options(ssl, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                  SSL_OP_IGNORE_UNEXPECTED_EOF);
-    SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_AUTO_RETRY);
+    SSL_CTX_set_mode(ssl, SSL_MODE_AUTO_RETRY);
     SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_cert_verify_callback(ssl, tls_verify_peer, ctx);
     /* every certificate of the file is an anchor, also one that another authority signed: as in Go */

@@ -58,6 +58,7 @@ struct tls_stream {
     bool established, eof, broken;
     bool ended;         /* the peer's close_notify has come */
     bool shut;          /* ours is made */
+    bool rested;        /* OpenSSL's buffers are freed */
     struct buf pending; /* encrypted, not taken by the socket, from pending_at */
     size_t pending_at;
     struct buf early; /* encrypted, came along with the end of the handshake */

@@ -2,7 +2,8 @@
  * One connection. OpenSSL never sees the socket: a BIO of our own hands it what one recv brought and
  * gathers what it makes, which then leaves with one send, however many records it is. Both buffers
  * belong to the context and are empty between calls, so a connection that keeps up holds only what
- * OpenSSL itself keeps (and SSL_MODE_RELEASE_BUFFERS gives that back while it is idle).
+ * OpenSSL itself keeps: a record in each direction, which tls_stream_rest gives back. (With
+ * SSL_MODE_RELEASE_BUFFERS OpenSSL would do so after every record, and wipe all 17 KB each time.)
  *
  * A recv is bounded so that its plaintext fits the caller's buffer: then everything complete has been
  * decrypted when a read returns, a part of a record waits inside OpenSSL, and level-triggered
@@ -363,6 +364,7 @@ ssize_t tls_stream_read(struct tls_stream *s, void *data, size_t size)
     }
     if (s->ended)
         return 0;
+    s->rested = false;
     r = fill(s, size - TLS_RECORD_BYTES - RECORD_OVERHEAD_MAX);
     if (r < 0)
         return r;
@@ -419,6 +421,7 @@ ssize_t tls_stream_writev(struct tls_stream *s, const struct iovec *iov, int cou
         if (tls_stream_pending(s) > 0)
             return -EAGAIN;
     }
+    s->rested = false;
     ERR_clear_error();
     for (int i = 0; i < count && r == 0; i++) {
         const uint8_t *data = iov[i].iov_base;
@@ -450,6 +453,12 @@ ssize_t tls_stream_writev(struct tls_stream *s, const struct iovec *iov, int cou
     else
         buf_clear(&s->ctx->out);
     return r < 0 ? r : (ssize_t)total;
+}
+
+void tls_stream_rest(struct tls_stream *s)
+{
+    if (s->established && !s->rested)
+        s->rested = SSL_free_buffers(s->ssl) == 1; /* not with a part of a record in it */
 }
 
 void tls_stream_shutdown(struct tls_stream *s)
