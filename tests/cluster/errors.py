@@ -307,9 +307,13 @@ def raftd_dies(s):
 
 def too_many(s):
     """More is committed than executed: stored is stopped, and many write."""
-    calls = [s.begin(KV + "Put", msg((1, "many"), (2, str(i)))) for i in range(5500)]
-    refused = [o for o in map(s.ended, calls) if o[1] == "etcdserver: too many requests"]
-    return refused[0] if refused else s.ended(calls[-1])
+    calls = [s.begin(KV + "Put", msg((1, "many"), (2, str(i)))) for i in range(5100)]
+
+    def refused():  # once all those are in the log
+        calls.append(s.begin(KV + "Put", msg((1, "many"))))
+        return next((o for o in (s.ended(c) for c in calls if c.done())
+                     if o[1] == "etcdserver: too many requests"), None)
+    return until("one is refused", refused)
 
 
 def stopping(s):
@@ -494,8 +498,10 @@ ROWS = [
     Row(C.UNAVAILABLE,
         "etcdserver: request timed out, waiting for the applied index took too long", stuck=[
             (LEASE + "LeaseTimeToLive", msg((1, 7))), (LEASE + "LeaseKeepAlive", msg((1, 7)))]),
-    Row(C.UNAVAILABLE, "etcdserver: unhealthy cluster", one_away=[
-        (CLUSTER + "MemberAdd", lambda s: msg((1, s.url())))]),
+    Row(C.UNAVAILABLE, "etcdserver: unhealthy cluster", one_away=[often(
+        # until the leader has noticed, it says what else is wrong, and nothing changes
+        lambda s: s.ask(CLUSTER + "MemberAdd", msg((1, s.member.peer_url))),
+        (C.UNAVAILABLE, "etcdserver: unhealthy cluster"))]),
     Row(C.DATA_LOSS, "etcdserver: corrupt cluster", corrupt=[
         corrupted, (KV + "DeleteRange", rng("a")), (KV + "Compact", msg((1, 1))),
         (KV + "Txn", txn([], [op(PUT, msg((1, "a")))])), (LEASE + "LeaseGrant", msg((1, 60))),
@@ -742,8 +748,8 @@ scene("alone_of_3_conclave", 12, only_conclave=True)(without_quorum)
 
 @scene("stuck", 40, only_conclave=True)
 def stuck(target):
-    """stored has been stopped: nothing is executed any more."""
-    with Cluster(target, 1).start() as cluster:
+    """stored has been stopped: nothing is executed any more. Nor is it started anew meanwhile."""
+    with Cluster(target, 1, ["--child-watchdog-timeout", "10m"]).start() as cluster:
         s = Scene(cluster)
         pids = s.member.pause(["stored"])
         yield s
