@@ -26,7 +26,9 @@ char *ctl_watch_reason(const Etcdserverpb__WatchResponse *response)
     if (response->compact_revision != 0)
         return xstrdup("etcdserver: mvcc: required revision has been compacted");
     if (response->cancel_reason != NULL && *response->cancel_reason != '\0')
-        return ctl_error_text(CTL_FAILED_PRECONDITION, response->cancel_reason);
+        return strncmp(response->cancel_reason, "rpc error: ", 11) == 0
+                   ? xstrdup(response->cancel_reason) /* it is a whole error already */
+                   : ctl_error_text(CTL_FAILED_PRECONDITION, response->cancel_reason);
     return xstrdup("etcdserver: mvcc: required revision is a future revision");
 }
 

@@ -48,8 +48,8 @@ NUMBERS = [
 
 
 class Side:
-    def __init__(self, target):
-        self.cluster = harness.Cluster(target, 1)
+    def __init__(self, target, members=1):
+        self.cluster = harness.Cluster(target, members)
         self.member = self.cluster.members[0]
 
     def __enter__(self):

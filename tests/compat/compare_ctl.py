@@ -15,7 +15,12 @@ input; "#" begins a comment. In front of a command may stand
     lines=N       end it (SIGINT) when it has printed N lines
     35            only when the reference is 3.5
     etcd          only on etcd servers
-%E is the endpoint, %L the lease granted last, %M the member's id, %D a directory of the side's own.
+    until         again until it succeeds, for half a minute
+%E is the endpoint, %L the lease granted last, %M the member's id, %N the id of the member added last,
+%F the id of a follower, %P a free port, %D a directory of the side's own.
+
+"# members N" in the first line asks for clusters of N members, all of them being endpoints, and "join NAME
+ID" starts a member that was added, with the peer URL of the port that %P was.
 """
 
 import argparse
@@ -75,10 +80,11 @@ MASKS = [
 class CtlSide(Side):
     """A server and the program that is run on it."""
 
-    def __init__(self, target, program):
-        super().__init__(target)
+    def __init__(self, target, program, members):
+        super().__init__(target, members)
         self.program = program
-        self.lease = "0"
+        self.lease = self.added = "0"
+        self.port = None
         self.directory = tempfile.mkdtemp(prefix="compare-ctl-")
 
     def __exit__(self, *args):
@@ -86,25 +92,68 @@ class CtlSide(Side):
         return super().__exit__(*args)
 
     def mask(self, text):
-        m = self.member
         text = text.replace(self.directory, "DIRECTORY")
-        for url, name in ((m.client_url, "CLIENT-URL"), (m.address, "CLIENT-URL"),
-                          (m.peer_url, "PEER-URL")):
-            text = text.replace(url, name)
+        for m in self.cluster.members:
+            for url, name in ((m.client_url, "CLIENT-URL"), (m.address, "CLIENT-URL"),
+                              (m.peer_url, "PEER-URL")):
+                text = text.replace(url, name)
+        if self.port is not None:
+            text = text.replace(str(self.port), "PORT")
         for pattern, replacement in MASKS:
             text = pattern.sub(replacement, text)
         return re.sub(r'(?<=ETCD_INITIAL_CLUSTER=").*?(?=")',  # in the order of random ids
                       lambda m: ",".join(sorted(m.group().split(","))), text)
 
+    def follower(self):
+        """The id of a member that does not lead, in hex."""
+        def find():
+            status = self.member.status()
+            others = {m.status().header.member_id for m in self.cluster.members} - {status.leader}
+            return status.leader != 0 and min(others)
+        return f"{harness.until('there is a leader', find):x}"
+
+    def fill_in(self, arg):
+        if "%F" in arg:
+            arg = arg.replace("%F", self.follower())
+        if "%P" in arg:
+            self.port = self.port or harness.free_port()
+            arg = arg.replace("%P", str(self.port))
+        return (arg.replace("%E", self.member.address).replace("%L", self.lease)
+                .replace("%D", self.directory).replace("%M", f"{self.ids[0][0]:x}")
+                .replace("%N", self.added))
+
+    def join(self, name):
+        """Starts what was added, with the members' URLs as `member add` printed them."""
+        member = harness.Member(self.cluster, name)
+        member.peer_port, member.state = self.port, "existing"
+        member.peer_url = f"http://127.0.0.1:{self.port}"
+        self.cluster.members.append(member)
+        member.start()
+        return 0, "", ""
+
     def do(self, command, stdin):
+        if command.args[0] == "join":
+            return self.join(command.args[1])
+        if not command.until:
+            return self.run_once(command, stdin)
+        got = []
+
+        def succeeds():
+            got[:] = self.run_once(command, stdin)
+            return got[0] == 0
+        try:
+            harness.until("it succeeds", succeeds, 30, 0.3)
+        except harness.Failure:
+            pass  # what it says is compared
+        return tuple(got)
+
+    def run_once(self, command, stdin):
         env = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
         env["ETCDCTL_API"] = "3"
-        m = self.member
-        args = [a.replace("%E", m.address).replace("%L", self.lease).replace("%D", self.directory)
-                 .replace("%M", f"{self.ids[0][0]:x}") for a in command.args]
+        args = [self.fill_in(a) for a in command.args]
         env.update(command.env)
         if not command.bare:
-            env["ETCDCTL_ENDPOINTS"] = m.address
+            env["ETCDCTL_ENDPOINTS"] = self.endpoints
         p = subprocess.Popen([self.program] + args, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, env=env)
         timer = threading.Timer(COMMAND_S, p.kill)
@@ -128,16 +177,22 @@ class CtlSide(Side):
         granted = re.search(r"lease ([0-9a-f]{16}) granted", out)
         if granted:
             self.lease = granted.group(1)
+        added = re.search(r"Member +([0-9a-f]+) added to cluster", out)
+        if added:
+            self.added = added.group(1)
         return p.returncode, self.mask(out), self.mask(err.decode(errors="replace"))
 
 
 class Command:
     def __init__(self, line):
         self.env, self.bare, self.lines, self.only = {}, False, 0, set()
+        self.until = False
         args = shlex.split(line)
         while args:
             if args[0] == "bare":
                 self.bare = True
+            elif args[0] == "until":
+                self.until = True
             elif args[0] in ("35", "etcd"):
                 self.only.add(args[0])
             elif args[0].startswith("lines="):
@@ -149,6 +204,12 @@ class Command:
                 break
             args.pop(0)
         self.args = args
+
+
+def members_of(path):
+    with open(path, encoding="utf-8") as f:
+        wanted = re.match(r"# members (\d+)", f.readline())
+    return int(wanted.group(1)) if wanted else 1
 
 
 def compare_script(script, theirs, ours, have, verbose):
@@ -164,11 +225,13 @@ def compare_script(script, theirs, ours, have, verbose):
         where = f"{os.path.basename(script)}:{number}: {shlex.join(command.args)}"
         if verbose:
             print(f"{where} -> {a[0]}\n{a[1]}{a[2]}", end="")
-        if a == b:
+        if a == b and a[0] != -signal.SIGKILL:
             alike += 1
             continue
         differ += 1
         print(f"{where}")
+        if a[0] == -signal.SIGKILL:
+            print(f"  did not end within {COMMAND_S} s")
         for what, x, y in zip(("status", "stdout", "stderr"), a, b):
             if x != y:
                 print(f"  {what} of etcdctl:     {x!r}\n  {what} of conclavectl: {y!r}")
@@ -229,7 +292,11 @@ def main():
         return t
 
     for script in args.scripts or sorted(glob.glob(os.path.join(HERE, "ctl", "*.txt"))):
-        with CtlSide(target(), etcdctl) as theirs, CtlSide(target(), conclavectl) as ours:
+        members = members_of(script)
+        with CtlSide(target(), etcdctl, members) as theirs, \
+                CtlSide(target(), conclavectl, members) as ours:
+            for side in (theirs, ours):
+                side.endpoints = ",".join(m.address for m in side.cluster.members)
             a, d = compare_script(script, theirs, ours, have, args.verbose)
             alike, differ = alike + a, differ + d
             for side in (ours, theirs):
