@@ -488,6 +488,45 @@ def unix_sockets(target):
 
 # ---- what etcd 3.4 does not have ----
 
+@test("conclavectl-beyond-etcdctl", 6)
+def conclavectl_beyond(target):
+    """What etcdctl 3.5 has no command for: get --stream, downgrade."""
+    if target.is_etcd:
+        return "skipped: it is about conclavectl"
+    program = os.path.join(os.path.dirname(target.program), "conclavectl")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
+
+    with Cluster(target, 1).start() as cluster:
+        def ctl(*args):
+            r = subprocess.run([program, "--endpoints", cluster.members[0].address, *args], env=env,
+                               stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                               timeout=60, check=False)
+            return r.returncode, r.stdout, r.stderr
+        with cluster.members[0].client() as c:
+            for i in range(50):
+                c.put(f"k{i}", f"{i} " + "v" * 20000, timeout=30)
+        for more in ([], ["--keys-only"], ["--print-value-only"], ["--limit", "7"], ["--rev", "9"]):
+            plain, stream = ctl("get", "k", "--prefix", *more), ctl("get", "k", "--prefix", "--stream",
+                                                                    *more)
+            if plain != stream or plain[0] != 0 or not plain[1]:
+                raise Failure(f"get --stream {more}: {stream[0]} {stream[1][:200]!r} {stream[2]!r}")
+        until("the cluster version is known", lambda: ctl("downgrade", "validate", "3.6")[0] == 0)
+        for args, status, want in (
+                (["validate", "3.6"], 0, "Downgrade validate success, cluster version 3.7"),
+                (["validate", "3.1"], 1, "etcdserver: invalid downgrade target version"),
+                (["enable", "x"], 1, "etcdserver: wrong downgrade target version format"),
+                (["cancel"], 1, "etcdserver: no inflight downgrade job"),
+                (["enable", "3.6"], 0, "Downgrade enable success, cluster version 3.7"),
+                (["enable", "3.6"], 1, "etcdserver: cluster has a downgrade job in progress"),
+                (["cancel"], 0, "Downgrade cancel success, cluster version 3.7"),
+                (["validate"], 128, "TARGET_VERSION not provided")):
+            r = ctl("downgrade", *args)
+            if r[0] != status or want not in r[1] + r[2]:
+                raise Failure(f"downgrade {args}: {r}")
+        cluster.stop()
+        return "as told"
+
+
 def range_stream(channel, request):
     """All messages of a KV.RangeStream call, as RangeResponses."""
     call = channel.unary_stream("/etcdserverpb.KV/RangeStream",
