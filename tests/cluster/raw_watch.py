@@ -34,7 +34,7 @@ HEADER_BLOCK = b"".join(header(n, v) for n, v in [
 class RawWatch:
     """Opens the stream and asks for a watcher; `window`: bytes the server may send unasked."""
 
-    def __init__(self, member, window, timeout_s=60, **kw):
+    def __init__(self, member, window, timeout_s=120, **kw):
         self.socket = socket.create_connection(("127.0.0.1", member.client_port), timeout_s)
         self.rest = b""      # of a frame
         self.message = bytearray()  # of a gRPC message
