@@ -107,8 +107,10 @@ static void on_inbound_event(struct peers *p, const struct pipe_event *ev)
         inbound_ended(p, ev->pipe);
 }
 
-static void refuse(struct peers *p, nng_msg *msg, const struct peer_header *h, const char *why,
-                   uint64_t *counter)
+/* The rest of the message is dropped, and so is every other one like it. The connection stays: nng
+ * 1.5.2 never takes down another one after one that it closed between the head and the rest of a
+ * message, as its only thread for that waits for ever then. */
+static void refuse(struct peers *p, const struct peer_header *h, const char *why, uint64_t *counter)
 {
     struct peer *peer = h != NULL ? peers_find(p, h->from) : NULL;
     bool *logged = peer != NULL ? &peer->refusal_logged : &p->stranger_logged;
@@ -121,9 +123,8 @@ static void refuse(struct peers *p, nng_msg *msg, const struct peer_header *h, c
                      " to member %016" PRIx64 ": %s",
                      h->from, h->cluster_id, h->to, why);
         else
-            log_warn("refused a connection to the peer port: %s", why);
+            log_warn("refused messages at the peer port: %s", why);
     }
-    nng_pipe_close(nng_msg_get_pipe(msg));
 }
 
 static bool is_ours(const struct peers *p, const struct peer_header *h)
@@ -141,11 +142,11 @@ static void on_batch(struct peers *p, nng_msg *msg)
     int e = peer_header_decode(&r, &h);
 
     if (e == -EPROTO) {
-        refuse(p, msg, NULL, "another protocol version", &p->totals.refused_version);
+        refuse(p, NULL, "another protocol version", &p->totals.refused_version);
         return;
     }
     if (e != 0) {
-        refuse(p, msg, NULL, "not a message of a member", &p->totals.malformed);
+        refuse(p, NULL, "not a message of a member", &p->totals.malformed);
         return;
     }
     ours = is_ours(p, &h);
@@ -159,7 +160,7 @@ static void on_batch(struct peers *p, nng_msg *msg)
         struct peer_frame f;
 
         if (peer_frame_read(&r, &f) != 0) {
-            refuse(p, msg, &h, "malformed", &p->totals.malformed);
+            refuse(p, &h, "malformed", &p->totals.malformed);
             return;
         }
         ours = is_ours(p, &h); /* the frame before may have told us who we are */
@@ -169,11 +170,11 @@ static void on_batch(struct peers *p, nng_msg *msg)
             if (p->self.cluster_id == 0)
                 continue; /* we are asking who we are: they are told soon, and send it again */
             if (!ours) {
-                refuse(p, msg, &h, "cluster id mismatch", &p->totals.refused_cluster);
+                refuse(p, &h, "cluster id mismatch", &p->totals.refused_cluster);
                 return;
             }
             if (h.to != p->self.from || h.from == 0 || h.from == p->self.from) {
-                refuse(p, msg, &h, "not for this member", &p->totals.refused_receiver);
+                refuse(p, &h, "not for this member", &p->totals.refused_receiver);
                 return;
             }
         }

@@ -218,6 +218,13 @@ static void ack(uint64_t id)
     ipc_link_end(one.gateway);
 }
 
+/* Nothing more comes until it is acknowledged. */
+static void until_window_is_full(uint64_t id)
+{
+    until(side_answer(&one, id) != NULL &&
+          side_answer(&one, id)->message.len + STORED_PART_BYTES > PROTO_RESULT_WINDOW_BYTES);
+}
+
 static int64_t revision_in(uint64_t id)
 {
     CLEANUP(freep) char *error = NULL;
@@ -239,8 +246,7 @@ Test(stored_snapshot, an_export_is_of_when_it_was_asked_and_waits_for_acks)
 
     side_put_many(&one, 4000, 1000); /* 4 MB: four windows */
     id = ask_snapshot();
-    until(side_answer(&one, id) != NULL &&
-          side_answer(&one, id)->message.len + STORED_PART_BYTES > PROTO_RESULT_WINDOW_BYTES);
+    until_window_is_full(id);
     side_settle();
     cr_assert_leq(side_answer(&one, id)->message.len, PROTO_RESULT_WINDOW_BYTES);
     side_put_many(&one, 100, 1000);
@@ -266,7 +272,7 @@ Test(stored_snapshot, an_export_ends_with_whoever_asked_for_it)
     second = ask_snapshot();
     ipc_link_send(one.gateway, PROTO_CANCEL, first, BYTES_EMPTY);
     until(one.s.export_count == 1);
-    until(side_answer(&one, second) != NULL);
+    until_window_is_full(second);
     ipc_link_stop(TAKE(one.gateway), 0);
     one.gateway_up = false;
     until(one.s.export_count == 0);
