@@ -441,7 +441,7 @@ struct nng_msg *ipc_wall_msg_new(size_t len, uint8_t **ret_data)
  * its own, which goes back to the kernel. */
 struct nng_msg *ipc_wall_secret_new(size_t len, uint8_t **ret_data)
 {
-    size_t own = len + XMALLOC_MMAP_BYTES;
+    size_t own = len + xmalloc_apart_bytes();
     struct nng_msg *msg = ipc_wall_msg_new(own, ret_data);
 
     nng_msg_chop(msg, own - len);

@@ -13,6 +13,7 @@ enum {
      * do so a few times per batch, too seldom to stand in its way. Arenas of their own would keep
      * what the largest batch ever took: malloc hardly ever gives back the top of one. */
     ARENAS_MAX = 1,
+    MEANWHILE_BYTES = 1 << 20, /* what other threads may free before the block is taken */
 };
 
 void panic_at(const char *file, int line, const char *fmt, ...)
@@ -41,6 +42,11 @@ void xmalloc_tune(void)
     mallopt(M_MMAP_THRESHOLD, XMALLOC_MMAP_BYTES);
     mallopt(M_TRIM_THRESHOLD, TRIM_BYTES);
     mallopt(M_ARENA_MAX, ARENAS_MAX);
+}
+
+size_t xmalloc_apart_bytes(void)
+{
+    return mallinfo2().fordblks + MEANWHILE_BYTES;
 }
 
 void *xmalloc(size_t size)

@@ -22,6 +22,10 @@ enum { XMALLOC_MMAP_BYTES = 128 << 10 }; /* from this size on, see xmalloc_tune 
 /* Process-wide, before threads: large buffers (messages, batches, cache segments) go back to the
  * kernel when freed instead of leaving holes in the heap, and all threads share one. */
 void xmalloc_tune(void);
+/* A block this much larger than what it is for is, after xmalloc_tune, memory of its own that goes
+ * back to the kernel when freed, wiped or not: larger than all that is free in the heap, from which
+ * even a large block is served when it fits. Slow: looks at the whole heap. */
+size_t xmalloc_apart_bytes(void);
 
 /* for CLEANUP(freep) */
 void freep(void *ptr_to_ptr);

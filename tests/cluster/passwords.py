@@ -38,14 +38,16 @@ def memory_of(pid):
 
 
 def found(member, texts):
-    """(daemon, text) for each that is in a daemon's memory; a piece's edges do not matter here."""
+    """(daemon, text, what is around it) for each that is in a daemon's memory; a piece's edges do not
+    matter here."""
     hits = []
     for role in DAEMONS:
         pid = member.pid(role)
         if pid == 0:
             raise Failure(f"no {role}")
         for data in memory_of(pid):
-            hits += [(role, what) for what, text in texts.items() if text.encode() in data]
+            hits += [(role, what, data[max(0, data.find(text.encode()) - 80):][:200])
+                     for what, text in texts.items() if text.encode() in data]
     return sorted(set(hits))
 
 
@@ -103,7 +105,7 @@ def leave_none(cluster, certs=None):
         raise Failure("a wrong password was taken")
     web.call("/v3/auth/authenticate", [passwords["in what is no JSON"]])
 
-    if ("stored", "name") not in found(member, {"name": name}):
+    if "stored" not in [hit[0] for hit in found(member, {"name": name})]:
         raise Failure("the search does not find what is there")
     until(lambda: f"nothing is left of passwords: {found(member, passwords)}",
           lambda: not found(member, passwords))
