@@ -77,6 +77,16 @@ MASKS = [
 ]
 
 
+def in_one_order(text):
+    """Members are told in the order of their ids, which are random: in that of their texts."""
+    text = re.sub(r'(?<=ETCD_INITIAL_CLUSTER=").*?(?=")',
+                  lambda m: ",".join(sorted(m.group().split(","))), text)
+    text = re.sub(r'(?<="members":\[)(?:\{[^{}]*\},?)+(?=\])',
+                  lambda m: ",".join(sorted(re.findall(r"\{[^{}]*\}", m.group()))), text)
+    head, *members = re.split(r'(?m)^(?="ID" : DEC\n"Name" : )', text)
+    return head + "".join(sorted(m.rstrip("\n") + "\n\n" for m in members))
+
+
 class CtlSide(Side):
     """A server and the program that is run on it."""
 
@@ -101,8 +111,7 @@ class CtlSide(Side):
             text = text.replace(str(self.port), "PORT")
         for pattern, replacement in MASKS:
             text = pattern.sub(replacement, text)
-        return re.sub(r'(?<=ETCD_INITIAL_CLUSTER=").*?(?=")',  # in the order of random ids
-                      lambda m: ",".join(sorted(m.group().split(","))), text)
+        return in_one_order(text)
 
     def follower(self):
         """The id of a member that does not lead, in hex."""
