@@ -13,6 +13,7 @@
 
 enum {
     CHECK_MS = 500,
+    STUCK_MS = 30000, /* a long batch over a slow line is no reason */
     ROUND_TRIP_FIRST_NS = 100000, /* etcd's buckets: 0.0001 s, 16 of them */
     ROUND_TRIP_BUCKETS = 16,
 };
@@ -175,6 +176,7 @@ int peers_start(const struct peers_args *args, struct peers **ret, char **ret_er
     p->user = args->user;
     p->tls_conf = args->tls;
     p->run_dir = args->run_dir;
+    p->stuck_ms = args->stuck_ms != 0 ? args->stuck_ms : STUCK_MS;
     p->self = (struct peer_header){
         .cluster_id = args->cluster_id, .from = args->member_id, .generation = args->generation};
     p->self_urls = xstrdup(args->self_urls);

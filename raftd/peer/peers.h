@@ -47,6 +47,8 @@ struct peers_args {
     uint64_t generation;
     const struct peer_tls_conf *tls; /* for https:// URLs; borrowed. NULL: those are refused */
     const char *run_dir;             /* with tls; borrowed */
+    uint64_t stuck_ms; /* a connection that takes nothing for so long, to a member that is heard, is
+                          made anew; 0: 30 s */
     const struct peers_ops *ops; /* borrowed */
     void *user;
 };

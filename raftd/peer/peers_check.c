@@ -8,7 +8,6 @@
 #include "raftd/peer/peers_internal.h"
 
 enum {
-    PING_MS = 2000,
     ONE_WAY_MS = 2000, /* we reach a peer that long, and it does not reach us */
 };
 
@@ -74,7 +73,7 @@ void peers_on_check(void *user)
         else if (now - peer->one_way_since_ms >= ONE_WAY_MS)
             deaf = true;
     }
-    if (now - p->last_ping_ms >= PING_MS) {
+    if (now - p->last_ping_ms >= PEERS_PING_MS) {
         p->last_ping_ms = now;
         for (size_t i = 0; i < p->count; i++)
             ping_peer(p, p->list[i]);

@@ -76,6 +76,15 @@ void peers_on_pipe(nng_pipe pipe, nng_pipe_ev ev, void *arg)
     pthread_mutex_unlock(&p->lock);
 }
 
+void peers_inbox_lane_ended(struct peers *p, uint64_t lane_id)
+{
+    pthread_mutex_lock(&p->lock);
+    GROW(p->events, p->event_count, p->event_cap);
+    p->events[p->event_count++] = (struct pipe_event){.lane_id = lane_id};
+    loop_wake_send(p->wake);
+    pthread_mutex_unlock(&p->lock);
+}
+
 static void inbound_seen(struct peer *peer, int pipe)
 {
     int *slot = &peer->inbound[0];

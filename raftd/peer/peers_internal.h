@@ -25,6 +25,8 @@ struct lane_ref {
 
 /* down -> up on nng's pipe event, then at most one batch is with nng at a time, and the rest
  * gathers in `out`; up -> ended, and after reopen_ms a new socket. */
+enum { PEERS_PING_MS = 2000 }; /* over each connection */
+
 struct lane {
     struct peers *peers;
     uint64_t lane_id;
@@ -38,6 +40,7 @@ struct lane {
     bool ended; /* to be opened anew at reopen_ms */
     uint64_t up_since_ms, reopen_ms;
     bool blocked; /* nng takes no batch now */
+    uint64_t blocked_since_ms;
     int pipe;
     uint64_t dialing_since_ms;
     struct buf out; /* while up: begins with a batch header */
@@ -99,7 +102,7 @@ struct peers {
     struct listener *listeners;
     size_t listener_count;
     struct loop_timer *probe_end;
-    uint64_t last_probe_ms, last_ping_ms;
+    uint64_t last_probe_ms, last_ping_ms, stuck_ms;
 
     pthread_mutex_t lock; /* what follows; also touched by nng's threads */
     pthread_cond_t apart_ended;
@@ -146,6 +149,8 @@ void peers_inbox_close(struct peers *p);
 void peers_inbox_free(struct peers *p); /* nng's threads are through with it */
 void peers_on_wake(void *user);
 void peers_on_pipe(nng_pipe pipe, nng_pipe_ev ev, void *arg); /* nng's threads; arg: lane_ref */
+/* As if nng had told it; takes effect with the next turn of the loop. */
+void peers_inbox_lane_ended(struct peers *p, uint64_t lane_id);
 
 /* ---- peers_check.c ---- */
 void peers_on_check(void *user);

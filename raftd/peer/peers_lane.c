@@ -87,6 +87,7 @@ static void set_blocked(struct lane *lane, bool blocked)
     if (lane->blocked == blocked)
         return;
     lane->blocked = blocked;
+    lane->blocked_since_ms = loop_now_ms(lane->peers->loop);
     loop_io_set(lane->sendable, blocked ? LOOP_READ : 0);
 }
 
@@ -315,8 +316,25 @@ void peers_end(struct peers *p)
     loop_hook_arm(p->flush);
 }
 
+/* nng 1.5.2 may not tell that a connection ended: its one thread that takes them down waits for ever
+ * after one that was closed between two pieces of a long message, and what was sent then goes
+ * nowhere. A member that stopped is not heard, so a connection is not made anew for that. */
+static bool is_stuck(const struct peers *p, const struct peer *peer, const struct lane *lane)
+{
+    uint64_t now = loop_now_ms(p->loop);
+
+    return lane->up && lane->blocked && now - lane->blocked_since_ms >= p->stuck_ms &&
+           now - peer->stats.last_seen_ms < 2 * PEERS_PING_MS;
+}
+
 void peers_lane_check(struct peers *p, struct peer *peer, struct lane *lane)
 {
+    if (is_stuck(p, peer, lane)) {
+        log_warn("a connection to member %016" PRIx64 " takes nothing: making another one",
+                 peer->id);
+        peers_inbox_lane_ended(p, lane->lane_id);
+        return;
+    }
     if (lane->up || lane->ended || loop_now_ms(p->loop) - lane->dialing_since_ms < DIAL_TRY_MS)
         return;
     if (lane->kind == PEER_LANE_MAIN)

@@ -1,6 +1,7 @@
 /* Connections between members, and what strangers at the peer port can do to them. */
 #include <criterion/criterion.h>
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
@@ -86,6 +87,8 @@ static struct url_list url_of(int port)
     return urls;
 }
 
+static uint64_t stuck_ms; /* of those started from now on; 0: as in raftd */
+
 static void start(struct end *e, struct loop *loop, uint64_t id, int port)
 {
     struct url_list urls = url_of(port);
@@ -95,6 +98,7 @@ static void start(struct end *e, struct loop *loop, uint64_t id, int port)
                               .cluster_id = CLUSTER,
                               .member_id = id,
                               .generation = 1,
+                              .stuck_ms = stuck_ms,
                               .ops = &ops,
                               .user = e};
     char *error = NULL;
@@ -266,5 +270,57 @@ Test(peers, a_listener_that_hangs_up_does_not_silence_the_dialer)
     start(&b, loop, B, port);
     meet(&b, &a);
     converse(&a, &b);
+    stop_both(&a, &b);
+}
+
+/* Takes a connection as nng's pull sockets do, and reads nothing of what comes then. false: none. */
+static bool take_and_ignore(int listener, int *ret_fd)
+{
+    static const uint8_t greeting[8] = {0, 'S', 'P', 0, 0, 0x51, 0, 0}; /* pull0 */
+
+    *ret_fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    if (*ret_fd < 0)
+        return false;
+    cr_assert_eq(write(*ret_fd, greeting, sizeof(greeting)), sizeof(greeting));
+    return true;
+}
+
+/* A connection that takes nothing is made anew while the member is heard over its own ones. That is
+ * how one looks of whose end nng does not tell. */
+Test(peers, a_connection_that_takes_nothing_is_made_anew)
+{
+    enum { TAKEN_MAX = 3 * PEER_LANE_COUNT, FRAMES = 24, FRAME_BYTES = 1 << 20 };
+    struct loop *loop = loop_new();
+    struct end a, b, deaf = {.id = B};
+    int fd = bound(&deaf.port), taken[TAKEN_MAX];
+    size_t count = 0, queued = 0;
+
+    stuck_ms = 600;
+    /* a: to somebody who says to be B; B itself only calls */
+    cr_assert_eq(listen(fd, 16), 0);
+    cr_assert_eq(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+    start(&a, loop, A, free_port());
+    start(&b, loop, B, free_port());
+    meet(&b, &a);
+    meet(&a, &deaf);
+    while (count <= PEER_LANE_COUNT) {
+        struct buf *out = NULL;
+
+        if (queued < FRAMES) /* more than the sockets take */
+            out = peers_begin(a.peers, B, PEER_LANE_MAIN, PEER_RAFT);
+        if (out != NULL) {
+            queued++;
+            memset(buf_reserve(out, FRAME_BYTES), 0, FRAME_BYTES);
+            out->len += FRAME_BYTES;
+            peers_end(a.peers);
+        }
+        loop_run_once(loop, 50);
+        while (count < TAKEN_MAX && take_and_ignore(fd, &taken[count]))
+            count++;
+    }
+    while (count > 0)
+        close(taken[--count]);
+    close(fd);
+    meet(&a, &b);
     stop_both(&a, &b);
 }
