@@ -163,12 +163,12 @@ static void set_authorization(struct grpc_call *call, struct json_websocket *ws)
 
 /* ---- answers ---- */
 
-static void send_text(struct http_req *req, struct bytes text)
+static void send_frame(struct http_req *req, enum websocket_opcode opcode, struct bytes payload)
 {
     uint8_t header[WEBSOCKET_HEADER_BYTES];
-    struct bytes pieces[2] = {bytes_of(header, 0), text};
+    struct bytes pieces[2] = {bytes_of(header, 0), payload};
 
-    pieces[0].len = websocket_put_header(header, WEBSOCKET_TEXT, text.len);
+    pieces[0].len = websocket_put_header(header, opcode, payload.len);
     http_respond_data(req, pieces, ARRAY_LEN(pieces));
 }
 
@@ -187,7 +187,7 @@ static void send_line(struct grpc_call *call)
 {
     struct json_call *j = call->writer_state;
 
-    send_text(call->req, buf_bytes(&j->line));
+    send_frame(call->req, WEBSOCKET_TEXT, buf_bytes(&j->line));
     json_line_done(j);
 }
 
@@ -291,7 +291,7 @@ enum http_body_mode json_websocket_on_headers(struct gatewayd *gw, struct http_r
             json_put_status(&text, GRPC_NOT_FOUND, "Not Found");
         else
             json_put_status(&text, GRPC_UNIMPLEMENTED, "not over a WebSocket");
-        send_text(req, buf_bytes(&text));
+        send_frame(req, WEBSOCKET_TEXT, buf_bytes(&text));
         send_close(req, WEBSOCKET_NORMAL);
         return HTTP_BODY_STREAM;
     }
@@ -340,15 +340,6 @@ static void take_message(struct grpc_call *call, struct bytes message)
         try_run(call);
 }
 
-static void send_pong(struct http_req *req, struct bytes payload)
-{
-    uint8_t header[WEBSOCKET_HEADER_BYTES];
-    struct bytes pieces[2] = {bytes_of(header, 0), payload};
-
-    pieces[0].len = websocket_put_header(header, WEBSOCKET_PONG, payload.len);
-    http_respond_data(req, pieces, ARRAY_LEN(pieces));
-}
-
 /* The client leaves, or has to. What it asked for ends with its connection. */
 static void leave(struct grpc_call *call, unsigned int code)
 {
@@ -374,7 +365,7 @@ void json_websocket_on_data(struct grpc_call *call, struct bytes data)
         else if (event.opcode == WEBSOCKET_CLOSE)
             leave(call, event.code);
         else if (event.opcode == WEBSOCKET_PING)
-            send_pong(call->req, event.payload);
+            send_frame(call->req, WEBSOCKET_PONG, event.payload);
         else if (event.opcode != WEBSOCKET_PONG)
             take_message(call, event.payload);
     }

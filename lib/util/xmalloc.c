@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 enum {
+    MMAP_BYTES = 128 << 10, /* set, it does not follow the largest block freed, as it does by itself */
     TRIM_BYTES = 1 << 20,
     /* A daemon has one thread that allocates all the time; the others (nng's, LevelDB's, the log's)
      * do so a few times per batch, too seldom to stand in its way. Arenas of their own would keep
@@ -38,8 +39,7 @@ static void *check(void *ptr, size_t size)
 
 void xmalloc_tune(void)
 {
-    /* set, it does not follow the largest block freed, as it does by itself */
-    mallopt(M_MMAP_THRESHOLD, XMALLOC_MMAP_BYTES);
+    mallopt(M_MMAP_THRESHOLD, MMAP_BYTES);
     mallopt(M_TRIM_THRESHOLD, TRIM_BYTES);
     mallopt(M_ARENA_MAX, ARENAS_MAX);
 }

@@ -18,7 +18,6 @@ char *xstrdup(const char *s) __attribute__((malloc, returns_nonnull));
 char *xstrndup(const char *s, size_t len) __attribute__((malloc, returns_nonnull));
 char *xasprintf(const char *fmt, ...) PRINTF_LIKE(1, 2) __attribute__((malloc, returns_nonnull));
 
-enum { XMALLOC_MMAP_BYTES = 128 << 10 }; /* from this size on, see xmalloc_tune */
 /* Process-wide, before threads: large buffers (messages, batches, cache segments) go back to the
  * kernel when freed instead of leaving holes in the heap, and all threads share one. */
 void xmalloc_tune(void);

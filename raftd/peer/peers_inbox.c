@@ -57,6 +57,14 @@ static void on_received(void *arg)
         nng_recv_aio(p->pull, p->pull_aio);
 }
 
+/* With the lock. */
+static void tell_event(struct peers *p, const struct pipe_event *ev)
+{
+    GROW(p->events, p->event_count, p->event_cap);
+    p->events[p->event_count++] = *ev;
+    loop_wake_send(p->wake);
+}
+
 void peers_on_pipe(nng_pipe pipe, nng_pipe_ev ev, void *arg)
 {
     struct lane_ref *ref = arg;
@@ -65,23 +73,18 @@ void peers_on_pipe(nng_pipe pipe, nng_pipe_ev ev, void *arg)
     pthread_mutex_lock(&p->lock);
     if (ev == NNG_PIPE_EV_REM_POST)
         ref->ended = true;
-    if (!p->stopping) {
-        GROW(p->events, p->event_count, p->event_cap);
-        p->events[p->event_count++] = (struct pipe_event){.lane_id = ref->lane_id,
-                                                          .pipe = nng_pipe_id(pipe),
-                                                          .listener = nng_pipe_listener(pipe).id,
-                                                          .added = ev == NNG_PIPE_EV_ADD_POST};
-        loop_wake_send(p->wake);
-    }
+    if (!p->stopping)
+        tell_event(p, &(struct pipe_event){.lane_id = ref->lane_id,
+                                           .pipe = nng_pipe_id(pipe),
+                                           .listener = nng_pipe_listener(pipe).id,
+                                           .added = ev == NNG_PIPE_EV_ADD_POST});
     pthread_mutex_unlock(&p->lock);
 }
 
 void peers_inbox_lane_ended(struct peers *p, uint64_t lane_id)
 {
     pthread_mutex_lock(&p->lock);
-    GROW(p->events, p->event_count, p->event_cap);
-    p->events[p->event_count++] = (struct pipe_event){.lane_id = lane_id};
-    loop_wake_send(p->wake);
+    tell_event(p, &(struct pipe_event){.lane_id = lane_id});
     pthread_mutex_unlock(&p->lock);
 }
 

@@ -623,6 +623,15 @@ def perform(s, request):
         return str(e)
 
 
+def standing(members, *flags):
+    """A cluster as it is."""
+    def stage(target):
+        with Cluster(target, members, list(flags)).start() as cluster:
+            yield Scene(cluster)
+            cluster.stop()
+    return stage
+
+
 @scene("alone", 8)
 def alone(target):
     with Cluster(target, 1).start() as cluster:
@@ -633,13 +642,9 @@ def alone(target):
         cluster.stop()
 
 
-@scene("conclave", 5, only_conclave=True)
-def conclave(target):
-    """What releases before 3.6 did not refuse or never answered (3.5 executes an enabled downgrade
-    and tells nobody), and what another HTTP/2 library words differently."""
-    with Cluster(target, 1).start() as cluster:
-        yield Scene(cluster)
-        cluster.stop()
+# what releases before 3.6 did not refuse or never answered (3.5 executes an enabled downgrade and tells
+# nobody), and what another HTTP/2 library words differently
+scene("conclave", 5, only_conclave=True)(standing(1))
 
 
 def secured(target):
@@ -663,18 +668,8 @@ def jwt(target):
         cluster.stop()
 
 
-@scene("full", 6)
-def full(target):
-    with Cluster(target, 1, ["--quota-backend-bytes", str(4 << 20)]).start() as cluster:
-        yield Scene(cluster)
-        cluster.stop()
-
-
-@scene("corrupt", 5)
-def corrupt(target):
-    with Cluster(target, 1).start() as cluster:
-        yield Scene(cluster)
-        cluster.stop()
+scene("full", 6)(standing(1, "--quota-backend-bytes", str(4 << 20)))
+scene("corrupt", 5)(standing(1))
 
 
 @scene("grown", 6)
@@ -707,11 +702,7 @@ def learner(target):
         cluster.stop()
 
 
-@scene("three", 8)
-def three(target):
-    with Cluster(target, 3).start() as cluster:
-        yield Scene(cluster)
-        cluster.stop()
+scene("three", 8)(standing(3))
 
 
 @scene("one_away", 10)
@@ -722,15 +713,9 @@ def one_away(target):
         yield s
 
 
-def faults(target):
-    """Daemons are stopped while something is with them."""
-    with Cluster(target, 3).start() as cluster:
-        yield Scene(cluster)
-        cluster.stop()
-
-
-scene("faults", 30)(faults)
-scene("handing_over", 15, only_conclave=True)(faults)
+# daemons are stopped while something is with them
+scene("faults", 30)(standing(3))
+scene("handing_over", 15, only_conclave=True)(standing(3))
 
 
 def without_quorum(target):

@@ -37,18 +37,24 @@ static void fill_one(void)
     side_apply_all(&one);
 }
 
-Test(stored_snapshot, a_snapshot_makes_an_equal_member)
+/* `one` with what it is to send, `two` with something else. */
+static void snapshot_of_one_beside_two(void)
 {
-    CLEANUP(buf_fini) struct buf a = BUF_INIT;
-    CLEANUP(buf_fini) struct buf b = BUF_INIT;
-    struct proto_snap_meta meta;
-
     side_init(&two);
     side_up(&two);
     side_put(&two, "other", "history");
     side_apply_all(&two);
     fill_one();
     snapshot_of_one();
+}
+
+Test(stored_snapshot, a_snapshot_makes_an_equal_member)
+{
+    CLEANUP(buf_fini) struct buf a = BUF_INIT;
+    CLEANUP(buf_fini) struct buf b = BUF_INIT;
+    struct proto_snap_meta meta;
+
+    snapshot_of_one_beside_two();
     cr_assert_eq(proto_snap_meta_decode(buf_bytes(&one.snap_meta), &meta), 0);
     cr_assert_eq(meta.index, one.applied.applied_index);
     cr_assert_eq(meta.chain_hash, one.applied.chain_hash);
@@ -105,12 +111,7 @@ Test(stored_snapshot, sending_goes_on_only_as_it_is_acknowledged)
 
 Test(stored_snapshot, a_damaged_snapshot_changes_nothing)
 {
-    side_init(&two);
-    side_up(&two);
-    side_put(&two, "other", "history");
-    side_apply_all(&two);
-    fill_one();
-    snapshot_of_one();
+    snapshot_of_one_beside_two();
     cr_assert_gt(one.snap_chunk_count, 3);
     one.snap_chunks[2].data[one.snap_chunks[2].len / 2] ^= 1;
     send_snapshot_to(&two);
@@ -127,12 +128,7 @@ Test(stored_snapshot, a_damaged_snapshot_changes_nothing)
 
 Test(stored_snapshot, a_snapshot_that_cannot_be_written_ends_only_itself)
 {
-    side_init(&two);
-    side_up(&two);
-    side_put(&two, "other", "history");
-    side_apply_all(&two);
-    fill_one();
-    snapshot_of_one();
+    snapshot_of_one_beside_two();
     send_snapshot_to(&two);
     until(two.s.snap_in != NULL);
     side_remove_tree(two.s.dir.recv); /* its sync fails */
